@@ -1,0 +1,38 @@
+/** Places on hosts, and what agents say of hosts. */
+
+/** How data is read from a path: the path itself, and what knows which of its blocks are zero without reading. */
+export interface DataSource {
+  readonly path: string;
+  readonly bytes: number;
+  /** What `qemu-img map` is asked for zero extents: a file and its format, or an NBD URI. Absent: every block is read. */
+  readonly zeroMap?: { readonly image: string; readonly format: string };
+  /** Whether O_DIRECT reads are wanted (block devices and files; not FUSE exports on kernels that refuse them). */
+  readonly direct: boolean;
+}
+
+export interface CacheDrive {
+  /** Device path, e.g. `/dev/sdb1`; its mount point's source if already mounted. */
+  readonly device: string;
+  readonly uuid: string;
+  readonly fsType: string;
+  readonly sizeBytes: number;
+  readonly freeBytes: number;
+  /** Where it is mounted now, if it is, with write access. */
+  readonly mountPoint?: string;
+}
+
+export interface Space {
+  readonly sizeBytes: number;
+  readonly freeBytes: number;
+}
+
+/** How a message to a person grades a finding of `dr check`. */
+export interface Finding {
+  readonly ok: boolean;
+  /** `warning` does not change the exit status. */
+  readonly level: 'ok' | 'warning' | 'error';
+  readonly host: string;
+  readonly what: string;
+  /** What to do; empty when ok. */
+  readonly remedy: string;
+}
