@@ -70,7 +70,7 @@ export function start(program: string, args: readonly string[], options: StartOp
     buffer: false,
     cleanup: options.detached !== true,
     detached: options.detached === true,
-    stdio: [...options.stdio],
+    stdio: options.stdio as readonly ['pipe', 'pipe', 'pipe'], // execa wants a tuple; any length from 3 on is fine
     env: { LC_ALL: 'C', ...options.env },
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
   });
