@@ -1,0 +1,152 @@
+import { setInterval, clearInterval } from 'node:timers';
+import rpc from 'vscode-jsonrpc/node.js';
+import { DrError, isErrorData } from '../model/errors.js';
+import { startThere } from '../system/ssh.js';
+import { log } from '../system/log.js';
+import { DEAD_AFTER_MS, HEARTBEAT_MS, PROTOCOL, type Method, type Params, type Progress, type Result, type Route } from './protocol.js';
+
+/** The head's end of a connection to one host's hands. */
+export interface Agent {
+  readonly host: string;
+  /** What the host calls itself. */
+  readonly hostname: string;
+  /** Throws the DrError that the agent threw, `connection-lost`, or `cancelled`. */
+  call<M extends Method>(method: M, params: Params<M>, options?: CallOptions): Promise<Result<M>>;
+  /** Aborted with a DrError when the connection is lost. */
+  readonly lost: AbortSignal;
+  /** Ends the session; the agent lets go of everything and pays what it owes, which this waits for (30 s at most). */
+  close(): Promise<void>;
+}
+
+export interface CallOptions {
+  readonly signal?: AbortSignal;
+  readonly onProgress?: (progress: Progress) => void;
+}
+
+/** How long an agent may take to let go of everything, in milliseconds. */
+const CLOSE_MS = 30_000;
+/** Connection, log-in and start of the agent together, in milliseconds. */
+const HELLO_MS = 20_000;
+
+/**
+ * Starts `dr agent` on the host and shakes hands. Throws `unreachable` (with what ssh said) or `protocol-version`; nothing was touched then.
+ */
+export async function connect(route: Route, run: string): Promise<Agent> {
+  const child = startThere(route.host, route.agentCommand, ['agent']);
+  let said = '';
+  child.stderr?.on('data', (data: Buffer) => { said = (said + data.toString()).slice(-2000); });
+  const ended = new Promise<void>((resolve) => {
+    child.once('exit', () => { resolve(); });
+    child.once('error', (error) => { said += error.message; resolve(); });
+  });
+  if (child.stdout === null || child.stdin === null) throw new DrError('internal', 'no pipes to the agent');
+  child.stdin.on('error', () => undefined); // the end of the connection is noticed on the reading side
+
+  const connection = rpc.createMessageConnection(new rpc.StreamMessageReader(child.stdout), new rpc.StreamMessageWriter(child.stdin));
+  const lost = new AbortController();
+  const lose = (why: string): void => {
+    if (lost.signal.aborted) return;
+    lost.abort(new DrError('connection-lost', `the connection to ${route.host} was lost: ${why}. Its agent lets go of everything and starts what it shut down by itself.`,
+      'Look at dr status when the host can be reached again; the next run continues from what is there.'));
+  };
+
+  let heard = Date.now();
+  child.stdout.on('data', () => { heard = Date.now(); });
+  const watchers = new Map<number, (progress: Progress) => void>();
+  connection.onNotification('progress', (note: { call: number; progress: Progress }) => { watchers.get(note.call)?.(note.progress); });
+  connection.onNotification('heartbeat', () => undefined);
+  connection.onClose(() => { lose(lastLine(said) ?? 'it was closed'); });
+  connection.onError(([error]) => { lose(error.message); });
+  connection.listen();
+  void ended.then(() => { lose(lastLine(said) ?? 'the agent ended'); });
+  const pulse = setInterval(() => {
+    if (Date.now() - heard > DEAD_AFTER_MS) lose(`nothing was heard for ${String(DEAD_AFTER_MS / 1000)} s`);
+    else connection.sendNotification('heartbeat').catch(() => undefined); // a failed write shows as a closed connection
+  }, HEARTBEAT_MS);
+  pulse.unref();
+  lost.signal.addEventListener('abort', () => {
+    clearInterval(pulse);
+    connection.dispose();
+    child.kill('SIGKILL'); // our end of the connection only; the agent notices and pays
+  });
+
+  let calls = 0;
+  const call = async <M extends Method>(method: M, params: Params<M>, options: CallOptions = {}): Promise<Result<M>> => {
+    lost.signal.throwIfAborted();
+    if (options.signal?.aborted === true) throw cancelled();
+    const number = ++calls;
+    if (options.onProgress !== undefined) watchers.set(number, options.onProgress);
+    const token = new rpc.CancellationTokenSource();
+    const cancel = (): void => { token.cancel(); };
+    options.signal?.addEventListener('abort', cancel, { once: true });
+    let stop: (() => void) | undefined;
+    try {
+      const gone = new Promise<never>((_resolve, reject) => {
+        stop = () => { reject(lost.signal.reason instanceof Error ? lost.signal.reason : new DrError('connection-lost', `the connection to ${route.host} was lost`)); };
+        lost.signal.addEventListener('abort', stop, { once: true });
+      });
+      return await Promise.race([connection.sendRequest<Result<M>>(method, { call: number, params }, token.token), gone]);
+    } catch (error) {
+      throw asDrError(error, route.host, options.signal);
+    } finally {
+      if (stop !== undefined) lost.signal.removeEventListener('abort', stop);
+      options.signal?.removeEventListener('abort', cancel);
+      token.dispose();
+      watchers.delete(number);
+    }
+  };
+
+  const close = async (): Promise<void> => {
+    clearInterval(pulse);
+    child.stdin?.end();
+    const timer = new Promise<void>((resolve) => { setTimeout(resolve, CLOSE_MS).unref(); });
+    await Promise.race([ended, timer]);
+    lose('it was closed');
+  };
+
+  try {
+    const hello = await withTimeout(call('hello', { protocol: PROTOCOL, run }), HELLO_MS, route.host);
+    if (hello.protocol !== PROTOCOL) {
+      throw new DrError('protocol-version', `${route.host} speaks protocol ${String(hello.protocol)} (version ${hello.version}), this host ${String(PROTOCOL)}. Nothing was touched.`,
+        'Install the same version of dr-engine on both.');
+    }
+    log.debug('connected', { host: route.host, hostname: hello.hostname });
+    return { host: route.host, hostname: hello.hostname, call, lost: lost.signal, close };
+  } catch (error) {
+    await Promise.race([ended, new Promise((resolve) => { setTimeout(resolve, 300).unref(); })]); // let ssh say why
+    lose('it could not be set up');
+    const failure = DrError.from(error);
+    if (failure.code === 'protocol-version') throw failure;
+    throw new DrError('unreachable', `${route.host} can't be reached: ${lastLine(said) ?? failure.message}. Nothing was touched.`,
+      route.host === 'local' ? 'Look at the log of this host.' : `Try: ssh ${route.host} ${route.agentCommand.join(' ')} --version`);
+  }
+}
+
+function lastLine(text: string): string | undefined {
+  return text.trim().split('\n').at(-1)?.trim() || undefined;
+}
+
+function cancelled(): DrError {
+  return new DrError('cancelled', 'the run was cancelled');
+}
+
+function asDrError(error: unknown, host: string, signal: AbortSignal | undefined): DrError {
+  if (error instanceof DrError) return error;
+  if (signal?.aborted === true) return cancelled();
+  if (error instanceof rpc.ResponseError && isErrorData(error.data)) {
+    return DrError.fromData(error.data);
+  }
+  return new DrError('internal', `${host}: ${error instanceof Error ? error.message : String(error)}`);
+}
+
+async function withTimeout<T>(promise: Promise<T>, milliseconds: number, host: string): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_resolve, reject) => {
+    timer = setTimeout(() => { reject(new DrError('unreachable', `${host} did not answer in ${String(milliseconds / 1000)} s`)); }, milliseconds);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
