@@ -1,0 +1,71 @@
+import { randomUUID } from 'node:crypto';
+import { Ledger } from '../capture/obligations.js';
+import { payOrphans } from '../capture/pay.js';
+import { DrError } from '../model/errors.js';
+import { lock, type Lock } from '../system/flock.js';
+import { log } from '../system/log.js';
+import { stateDirectory } from '../system/state.js';
+
+/** What one agent process holds for one head: locks, obligations, and whatever its hands registered to let go of. */
+export interface Session {
+  /** The run the head works for; set by `hello`. */
+  run: string;
+  readonly ledger: Ledger;
+  /** Aborted when the session ends: calls under way give up. */
+  readonly signal: AbortSignal;
+  /** Resolves when everything has been let go of. */
+  readonly over: Promise<void>;
+  /** Registers what must be let go of at the end; last registered, first called. */
+  atEnd(what: string, letGo: () => Promise<void>): void;
+  lock(name: string, what: string): Promise<{ lock: string }>;
+  unlock(id: string): Promise<void>;
+  abort(): void;
+  close(): Promise<void>;
+}
+
+/** Longest time one thing may take to be let go of before the rest goes on, in milliseconds; what remains is owed and paid after that. */
+const LET_GO_MS = 10_000;
+
+/** Opens a session; debts that nobody alive answers for are paid in the background. */
+export async function openSession(): Promise<Session> {
+  const ledger = await Ledger.open();
+  void payOrphans().catch((error: unknown) => { log.warn('orphaned debts could not be paid', { error: DrError.from(error).message }); });
+  const aborted = new AbortController();
+  const locks = new Map<string, Lock>();
+  const ends: { what: string; letGo: () => Promise<void> }[] = [];
+  let overNow: () => void = () => undefined;
+  const over = new Promise<void>((resolve) => { overNow = resolve; });
+
+  return {
+    run: 'unknown',
+    ledger,
+    signal: aborted.signal,
+    over,
+    atEnd: (what, letGo) => { ends.push({ what, letGo }); },
+    lock: async (name, what) => {
+      if (!/^[A-Za-z0-9_.+-]+$/.test(name)) throw new DrError('name-invalid', `${JSON.stringify(name)} is no name for a lock`);
+      const held = await lock(stateDirectory('locks', `${name}.lock`), what);
+      const id = randomUUID();
+      locks.set(id, held);
+      return { lock: id };
+    },
+    unlock: async (id) => {
+      await locks.get(id)?.release();
+      locks.delete(id);
+    },
+    abort: () => { aborted.abort(new DrError('cancelled', 'the session ended')); },
+    close: async () => {
+      for (const end of ends.reverse()) {
+        try {
+          await Promise.race([end.letGo(), new Promise<void>((resolve) => { setTimeout(resolve, LET_GO_MS).unref(); })]);
+        } catch (error) {
+          log.warn(`could not let go of ${end.what}; it stays owed`, { error: DrError.from(error).message });
+        }
+      }
+      await ledger.payAll().catch((error: unknown) => { log.error('could not pay everything; the guard goes on', { error: DrError.from(error).message }); });
+      for (const held of locks.values()) await held.release();
+      await ledger.close();
+      overNow();
+    },
+  };
+}

@@ -1,0 +1,35 @@
+import type { Route, StoreRef } from '../agent/protocol.js';
+import type { AnvilConfig, Config, JobConfig, TargetConfig } from '../model/config.js';
+import { DrError } from '../model/errors.js';
+import type { RunEvent } from '../model/run-event.js';
+
+/** A job with everything its names refer to. */
+export interface JobContext {
+  readonly config: Config;
+  readonly job: JobConfig;
+  readonly anvil: AnvilConfig;
+  readonly targets: readonly TargetConfig[];
+}
+
+/** Display of what goes on; nothing depends on it. */
+export type Emit = (event: RunEvent) => void;
+
+/** Throws `usage` if there is no such job. */
+export function jobContext(config: Config, name: string): JobContext {
+  const job = config.jobs.get(name);
+  if (job === undefined) {
+    throw new DrError('usage', `there is no job ${name} in ${config.file}`, `The jobs there are: ${[...config.jobs.keys()].join(', ') || 'none'}.`);
+  }
+  const anvil = config.anvils.get(job.anvil);
+  const targets = job.targets.flatMap((target) => config.targets.get(target) ?? []);
+  if (anvil === undefined || targets.length !== job.targets.length) throw new DrError('internal', `the job ${name} refers to what is not configured`);
+  return { config, job, anvil, targets };
+}
+
+export function routeTo(config: Config, host: string): Route {
+  return { host, agentCommand: config.agentCommand };
+}
+
+export function storeOf(target: TargetConfig): StoreRef {
+  return { store: target.store, allocation: target.allocation, current: target.current, definitions: target.definitions };
+}

@@ -1,0 +1,94 @@
+import { randomBytes } from 'node:crypto';
+import type { Config } from '../model/config.js';
+import { DrError } from '../model/errors.js';
+import type { RunReport, ServerReport } from '../model/report.js';
+import { lock } from '../system/flock.js';
+import { stateDirectory } from '../system/state.js';
+import { jobContext, type Emit, type JobContext } from './context.js';
+import { connectJob } from './connect-job.js';
+import { ServerRun } from './image-server.js';
+import { observeNodes, observeTargets } from './observe.js';
+import { locateServers } from './locate.js';
+import { planJob, type Batch, type JobPlan } from './plan-job.js';
+import { announceRun, cancellable } from './running.js';
+import { reportRun } from './report.js';
+
+export interface RunOptions {
+  /** Only these servers of the job; all of them if absent. */
+  readonly servers?: readonly string[];
+  readonly signal: AbortSignal;
+  readonly onEvent: Emit;
+}
+
+/**
+ * A whole run of a job. Throws what refuses or ends the run as a whole (`already-running`, `usage`, `unreachable`, …) before anything was
+ * touched; after that every failure is in the report.
+ */
+export async function runJob(config: Config, name: string, options: RunOptions): Promise<RunReport> {
+  const context = onlyServers(jobContext(config, name), options.servers);
+  const startedAt = new Date();
+  await using _lock = await lock(stateDirectory('locks', `job-${name}.lock`), `the job ${name}`).catch(alreadyRunning(name));
+  await using running = await announceRun(name, startedAt, context.job.servers);
+
+  options.onEvent({ kind: 'phase', phase: 'observing' });
+  await using hosts = await connectJob(context, `${name}-${randomBytes(4).toString('hex')}`);
+  const nodes = await observeNodes(hosts, context);
+  const located = locateServers(nodes, context.job);
+  const targets = await observeTargets(hosts, context, located.flatMap((one) => one.kind === 'located' ? [one.at] : []));
+
+  options.onEvent({ kind: 'phase', phase: 'planning' });
+  const plan = planJob({ context, nodes, located, targets, now: startedAt });
+  const done: ServerReport[] = [];
+  for (const batch of plan.batches) {
+    const servers = batch.servers.map((server) => new ServerRun(context, server, hosts, options.onEvent, cancellable(options.signal, running, server.at.server)));
+    await imageBatch(servers);
+    done.push(...servers.map((server) => server.report()));
+    if (options.signal.aborted) break;
+  }
+  return reportRun(context, plan, done, startedAt, options.signal);
+}
+
+/** All servers of a batch go down together; each is back as soon as its images are safe; then they are delivered. */
+async function imageBatch(servers: readonly ServerRun[]): Promise<void> {
+  try {
+    for (const server of servers) await attempt(server, () => server.lock());
+    await Promise.all(servers.map((server) => attempt(server, () => server.shutDown())));
+    for (const server of servers) await attempt(server, () => server.image());
+    for (const server of servers) await attempt(server, () => server.deliver());
+  } finally {
+    for (const server of servers) {
+      await server.bringBack().catch((error: unknown) => { server.fail(error); });
+      await server.cleanUp();
+    }
+  }
+}
+
+/** Only one server's failure is that server's: it is noted, its production is brought back, and the rest goes on. */
+async function attempt(server: ServerRun, act: () => Promise<void>): Promise<void> {
+  if (server.failed) return;
+  try {
+    server.signal.throwIfAborted();
+    await act();
+  } catch (error) {
+    server.fail(server.signal.aborted ? server.signal.reason : error);
+    await server.bringBack().catch((failure: unknown) => { server.fail(failure); });
+  }
+}
+
+function onlyServers(context: JobContext, wanted: readonly string[] | undefined): JobContext {
+  if (wanted === undefined || wanted.length === 0) return context;
+  const stranger = wanted.find((server) => !context.job.servers.includes(server));
+  if (stranger !== undefined) {
+    throw new DrError('usage', `the job ${context.job.name} has no server ${stranger}`, `Its servers are: ${context.job.servers.join(', ')}.`);
+  }
+  return { ...context, job: { ...context.job, servers: context.job.servers.filter((server) => wanted.includes(server)) } };
+}
+
+function alreadyRunning(name: string) {
+  return (error: unknown): never => {
+    if (DrError.from(error).code !== 'locked') throw error;
+    throw new DrError('already-running', `the job ${name} is running already on this host. Nothing was touched.`, `See dr status; dr cancel ${name} stops it.`);
+  };
+}
+
+export type { Batch, JobPlan };
