@@ -82,6 +82,11 @@ export interface StoredImage {
   readonly touched: Touched;
   /** Set when it was booted or changed by hand: when, and how that is known. */
   readonly modified?: string;
+  /**
+   * What the content was when the identity was bound, as long as nothing was written since: zeros of a new image, or another
+   * set's image. Absent: unknown.
+   */
+  readonly origin?: 'fresh' | { readonly set: SetId; readonly disk: string };
 }
 
 /** What is known of one image after manifests, marks and openers have been looked at. */

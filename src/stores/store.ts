@@ -26,7 +26,10 @@ export interface Store {
   allocate(name: string, bytes: number, identity: Identity): Promise<StoredImage>;
   /** Changes the size; what is cut off is gone, what is added reads as zeros in a file system and as anything in LVM. */
   resize(image: StoredImage, bytes: number): Promise<StoredImage>;
-  /** Binds another capture identity to an image of ours. */
+  /**
+   * Binds another capture identity to an image of ours. What it was bound to before is kept as its `origin` until the first write, so that
+   * proven blocks can be recycled. Throws `image-modified` if it carries the mark.
+   */
   bind(image: StoredImage, identity: Identity): Promise<void>;
   /**
    * First half of a rename: the image gets `name`. A file has both names then; a logical volume only the new one. Doing it again is
@@ -41,6 +44,14 @@ export interface Store {
   pathOf(name: string): string;
   /** Durably marks an image as changed by hand, or clears the mark. */
   markModified(image: StoredImage, why: string | undefined): Promise<void>;
+  /** Durably drops the note of what the image's content was (`origin`): to be called before anything is written into it. */
+  forgetOrigin(image: StoredImage): Promise<void>;
+  /** Makes what was written durable, and looks at the image again. */
+  settle(image: StoredImage): Promise<StoredImage>;
+  /** Binds an identity to an image that need not be ours, once its digests were found to be that set's (`dr verify --adopt`). */
+  adopt(image: StoredImage, identity: Identity): Promise<void>;
+  /** Removes what allocations that died left behind. */
+  tidy(): Promise<void>;
 }
 
 /** What a target remembers of captures, by identity: intents, manifests, digests, attachments. */
@@ -56,6 +67,8 @@ export interface Catalog {
   amend(manifest: Manifest): Promise<void>;
   /** Voids a proof: the manifest is set aside, the intent stays. */
   retract(set: SetId, why: string): Promise<void>;
+  /** Why the set's proof was voided, if it was. */
+  retracted(set: SetId): Promise<string | undefined>;
   /** All recorded sets, of one server if named. */
   sets(server?: string): Promise<SetId[]>;
   /** Where a set's digests, attachments and records are. */
