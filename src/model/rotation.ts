@@ -15,6 +15,8 @@ export interface ImageSeen extends StoredImage {
   readonly generation?: number;
   readonly capturedAt?: string;
   readonly digest?: ImageDigest;
+  /** All disks of its set, from the manifest or else the intent: a set of which one is missing is no set. Absent if neither is there. */
+  readonly setDisks?: readonly string[];
 }
 
 export interface ServerOnTarget {
@@ -45,14 +47,17 @@ export type RotationStep =
   /** Point `current` at a whole set (or at nothing, before the only copy is overwritten). */
   | { readonly kind: 'point-current'; readonly set: SetId | null; readonly slot: Slot }
   /** Record the intent, and bind the capture identity to every `incomplete` image of the server: from here the old proof is void. */
-  | { readonly kind: 'begin'; readonly intent: SetIntent; readonly recycle: readonly string[] }
+  | { readonly kind: 'begin'; readonly intent: SetIntent;
+      /** The `incomplete` images that are used again, and the set that each is bound to now. */
+      readonly recycle: readonly { readonly disk: string; readonly set: SetId }[] }
   | { readonly kind: 'allocate'; readonly set: SetId; readonly disk: string; readonly bytes: number }
-  | { readonly kind: 'resize'; readonly disk: string; readonly bytes: number }
+  /** Of an `incomplete` image that is bound to the set being written. */
+  | { readonly kind: 'resize'; readonly set: SetId; readonly disk: string; readonly bytes: number }
   /** Remove one of our images: a disk that is gone, or a surplus set. */
   | { readonly kind: 'remove'; readonly set: SetId; readonly disk: string; readonly slot: Slot };
 
 export type RotationPlan =
   | { readonly kind: 'plan'; readonly steps: readonly RotationStep[];
-      /** Additional bytes the steps and the writing will need at most. */
+      /** Additional bytes the steps and the writing will need at most: new images in full, recycled ones up to their size. */
       readonly needsBytes: number }
   | { readonly kind: 'refusal'; readonly code: 'foreign-image' | 'image-in-use' | 'image-modified' | 'only-copy' | 'state-changed'; readonly reason: string; readonly remedy: string };
