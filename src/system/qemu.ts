@@ -1,6 +1,6 @@
 import type { ChildProcess } from 'node:child_process';
 import { closeSync, openSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DrError } from '../model/errors.js';
 import { mountPoints } from './mount-points.js';
@@ -19,6 +19,8 @@ export interface ChainLink {
   /** Virtual size in bytes. */
   readonly bytes: number;
   readonly encrypted: boolean;
+  /** Whether it is a block device. */
+  readonly device: boolean;
   /** A qcow2 image may keep its data in another file. */
   readonly dataFile?: string;
 }
@@ -61,7 +63,7 @@ export async function backingChain(path: string, format: string): Promise<ChainL
     const found: InfoJson = await info(next.path, next.format);
     const dataFile = found['format-specific']?.data?.['data-file'];
     chain.push({
-      ...next, bytes: found['virtual-size'], encrypted: found.encrypted === true || next.format === 'luks',
+      ...next, bytes: found['virtual-size'], encrypted: found.encrypted === true || next.format === 'luks', device: (await stat(next.path)).isBlockDevice(),
       ...(dataFile === undefined ? {} : { dataFile }),
     });
     const backing: string | undefined = found['full-backing-filename'] ?? found['backing-filename'];
@@ -112,14 +114,14 @@ function blockdev(source: BlockSource): Record<string, unknown> {
     return { driver: 'nbd', 'read-only': true, server: { type: 'unix', path: source.socket }, export: source.exportName };
   }
   return source.chain.reduceRight<Record<string, unknown> | null>((backing, link) => ({
-    driver: link.format, 'read-only': true, 'force-share': true, file: protocolNode(link.path),
-    ...(link.dataFile === undefined ? {} : { 'data-file': protocolNode(link.dataFile) }),
+    driver: link.format, 'read-only': true, 'force-share': true, file: protocolNode(link.path, link.device),
+    ...(link.dataFile === undefined ? {} : { 'data-file': protocolNode(link.dataFile, false) }),
     ...(link.format === 'raw' ? {} : { backing }), // spelt out, so that no header is believed but those already read
   }), null) ?? {};
 }
 
-function protocolNode(path: string): Record<string, unknown> {
-  return { driver: path.startsWith('/dev/') ? 'host_device' : 'file', filename: path, 'read-only': true, 'force-share': true };
+function protocolNode(path: string, device: boolean): Record<string, unknown> {
+  return { driver: device ? 'host_device' : 'file', filename: path, 'read-only': true, 'force-share': true };
 }
 
 /** What appears in the mount table for an export of the storage daemon. */

@@ -182,10 +182,11 @@ export async function freeze(uri: string, name: string): Promise<number> {
   return Number(count);
 }
 
-/** Thaws all file systems that the agent froze; harmless when none are. Throws `timeout` if the agent does not answer. */
-export async function thaw(uri: string, name: string): Promise<void> {
-  const answered = await askAgent(uri, name, 'guest-fsfreeze-thaw', 5);
-  if (answered === undefined) throw new DrError('timeout', `the guest agent of ${name} did not answer the request to thaw`);
+/** Thaws all file systems that the agent froze; how many were frozen, so 0 if none. Throws `timeout` if the agent does not answer. */
+export async function thaw(uri: string, name: string): Promise<number> {
+  const count = await askAgent(uri, name, 'guest-fsfreeze-thaw', 5);
+  if (count === undefined) throw new DrError('timeout', `the guest agent of ${name} did not answer the request to thaw`);
+  return Number(count);
 }
 
 /** Whether file systems are frozen now; undefined if no agent answers. */
