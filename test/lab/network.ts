@@ -1,0 +1,53 @@
+import { join } from 'node:path';
+import { run } from '../../src/system/run.js';
+import { initsBelow } from './namespaces.js';
+
+/** The lab's network: a bridge in a namespace of its own. Labs can't collide, and the machine's network knows nothing of them. */
+
+export function switchDirectory(lab: string): string {
+  return join(lab, 'switch');
+}
+
+export async function switchInit(lab: string): Promise<number> {
+  const [init] = (await initsBelow(switchDirectory(lab))).inits;
+  if (init === undefined) throw new Error(`the switch of ${lab} is not running`);
+  return init.pid;
+}
+
+async function atSwitch(lab: string, program: string, ...args: readonly string[]): Promise<void> {
+  await run('nsenter', [`--target=${String(await switchInit(lab))}`, '--net', '--', program, ...args]);
+}
+
+async function atHost(init: number, program: string, ...args: readonly string[]): Promise<void> {
+  await run('nsenter', [`--target=${String(init)}`, '--net', '--', program, ...args]);
+}
+
+/** Connects a host's `eth0` with the bridge; the port there has the host's name. */
+export async function plugIn(lab: string, host: string, init: number): Promise<void> {
+  await atSwitch(lab, 'ip', 'link', 'add', host, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', String(init));
+  await atSwitch(lab, 'ip', 'link', 'set', host, 'master', 'br0', 'up');
+}
+
+/** Pulls the cable: nobody gets an end of file, packets just stay away. */
+export async function cut(lab: string, host: string): Promise<void> {
+  await atSwitch(lab, 'ip', 'link', 'set', host, 'down');
+}
+
+/** Puts the cable back, at full speed. */
+export async function restore(lab: string, host: string, init: number): Promise<void> {
+  await atSwitch(lab, 'ip', 'link', 'set', host, 'up');
+  await unlimited(lab, host, init);
+}
+
+async function unlimited(lab: string, host: string, init: number): Promise<void> {
+  const nothingThere = (): void => undefined; // deleting a limit that was never set is what `restore` means too
+  await atSwitch(lab, 'tc', 'qdisc', 'del', 'dev', host, 'root').catch(nothingThere);
+  await atHost(init, 'tc', 'qdisc', 'del', 'dev', 'eth0', 'root').catch(nothingThere);
+}
+
+/** Limits a host's link in both directions; `rate` as tc(8) writes it, e.g. `10mbit`. */
+export async function slow(lab: string, host: string, init: number, rate: string): Promise<void> {
+  const limit = ['root', 'tbf', 'rate', rate, 'burst', '128kb', 'latency', '100ms'];
+  await atSwitch(lab, 'tc', 'qdisc', 'replace', 'dev', host, ...limit);
+  await atHost(init, 'tc', 'qdisc', 'replace', 'dev', 'eth0', ...limit);
+}
