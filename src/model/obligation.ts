@@ -30,7 +30,17 @@ export type Debt =
 export interface Obligation {
   readonly id: string;
   readonly createdAt: string;
-  /** Why it is still owed, after a payment was tried and could not be made. */
+  /** Why it is still owed, after a payment was tried and could not be made. From then on the guard tries too, even while the agent lives. */
   readonly stuck?: string;
   readonly debt: Debt;
+}
+
+/** Where debts are written down; what folders beside `capture/` need to know of the ledger. */
+export interface Debts {
+  /** Durable before it resolves: only then may the act be done that creates the debt. */
+  owe(debt: Debt): Promise<Obligation>;
+  /** Undoes the act and forgets the debt. What can't be undone now throws, and is left to the guard. */
+  pay(id: string): Promise<'paid' | 'watching'>;
+  /** Forgets a debt whose act was properly undone, or never done. */
+  settled(id: string): Promise<void>;
 }
