@@ -25,6 +25,8 @@ export interface Opener {
   readonly command: string;
   /** The path that was asked for. */
   readonly path: string;
+  /** Whether it is open for writing. */
+  readonly writing: boolean;
 }
 
 /**
@@ -33,33 +35,50 @@ export interface Opener {
  */
 export async function openersOf(paths: readonly string[]): Promise<Opener[]> {
   const wanted = new Map<string, string>();
+  const inodes = new Set<string>();
   for (const path of paths) {
     const key = await identityOf(path);
-    if (key !== undefined) wanted.set(key, path);
+    if (key === undefined) continue;
+    wanted.set(key, path);
+    if (key.startsWith('f')) inodes.add(key.slice(key.lastIndexOf(':') + 1));
   }
   if (wanted.size === 0) return [];
   const found: Opener[] = [];
   for (const entry of await readdir('/proc')) {
     if (!/^\d+$/.test(entry)) continue;
-    const seen = new Set<string>();
+    const seen = new Map<string, boolean>();
     for (const fd of await readdir(`/proc/${entry}/fd`).catch(() => [])) { // the process has just ended, or is a kernel thread
+      const opened = await openedAs(entry, fd);
+      if (opened === undefined || !(opened.device || opened.inode === undefined || inodes.has(opened.inode))) continue;
       const key = await identityOf(`/proc/${entry}/fd/${fd}`);
       const path = key === undefined ? undefined : wanted.get(key);
-      if (path === undefined || seen.has(path)) continue;
-      seen.add(path);
-      const command = await readFile(`/proc/${entry}/comm`, 'utf8').catch(() => 'unknown'); // ended meanwhile
-      found.push({ pid: Number(entry), command: command.trim(), path });
+      if (path !== undefined) seen.set(path, opened.writing || seen.get(path) === true);
     }
+    if (seen.size === 0) continue;
+    const command = await readFile(`/proc/${entry}/comm`, 'utf8').catch(() => 'unknown'); // ended meanwhile
+    for (const [path, writing] of seen) found.push({ pid: Number(entry), command: command.trim(), path, writing });
   }
   return found;
 }
 
+/**
+ * What /proc says of a descriptor without asking the file itself, which could be served by a hung daemon; undefined for sockets, pipes
+ * and the like. `inode` is missing on kernels before 5.14.
+ */
+async function openedAs(pid: string, fd: string): Promise<{ readonly device: boolean; readonly inode: string | undefined; readonly writing: boolean } | undefined> {
+  try {
+    const target = await readlink(`/proc/${pid}/fd/${fd}`);
+    if (!target.startsWith('/')) return undefined;
+    const info = await readFile(`/proc/${pid}/fdinfo/${fd}`, 'utf8');
+    const flags = /^flags:\s+([0-7]+)/m.exec(info)?.[1] ?? '0'; // octal; the lowest two bits are the access mode, 0 for reading only
+    return { device: target.startsWith('/dev/'), inode: /^ino:\s+(\d+)/m.exec(info)?.[1], writing: (parseInt(flags.slice(-1), 8) & 3) !== 0 };
+  } catch {
+    return undefined; // closed meanwhile, or not ours to see
+  }
+}
+
 async function identityOf(path: string): Promise<string | undefined> {
   try {
-    if (path.startsWith('/proc/')) {
-      const target = await readlink(path);
-      if (!target.startsWith('/')) return undefined; // sockets, pipes, anonymous inodes; a FUSE file is never asked for its status
-    }
     const status = await stat(path, { bigint: true });
     if (status.isBlockDevice()) return `b${String(status.rdev)}`;
     return status.isFile() ? `f${String(status.dev)}:${String(status.ino)}` : undefined;

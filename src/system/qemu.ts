@@ -3,7 +3,7 @@ import { closeSync, openSync } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DrError } from '../model/errors.js';
-import { mountPoints } from './mount-points.js';
+import { mountAt } from './mounts.js';
 import { startTime } from './processes.js';
 import { run, start } from './run.js';
 
@@ -21,6 +21,8 @@ export interface ChainLink {
   readonly encrypted: boolean;
   /** Whether it is a block device. */
   readonly device: boolean;
+  /** Whether it is a file whose length is no multiple of 512: QEMU shows zeros up to the next one. */
+  readonly odd: boolean;
   /** A qcow2 image may keep its data in another file. */
   readonly dataFile?: string;
 }
@@ -62,8 +64,10 @@ export async function backingChain(path: string, format: string): Promise<ChainL
     if (chain.length >= LONGEST_CHAIN) throw new DrError('disk-unsupported', `the backing chain of ${path} is longer than ${String(LONGEST_CHAIN)} images, or a circle`);
     const found: InfoJson = await info(next.path, next.format);
     const dataFile = found['format-specific']?.data?.['data-file'];
+    const status = await stat(next.path);
     chain.push({
-      ...next, bytes: found['virtual-size'], encrypted: found.encrypted === true || next.format === 'luks', device: (await stat(next.path)).isBlockDevice(),
+      ...next, bytes: found['virtual-size'], encrypted: found.encrypted === true || next.format === 'luks',
+      device: status.isBlockDevice(), odd: status.isFile() && status.size % 512 !== 0,
       ...(dataFile === undefined ? {} : { dataFile }),
     });
     const backing: string | undefined = found['full-backing-filename'] ?? found['backing-filename'];
@@ -179,7 +183,7 @@ export async function prepareStorageDaemon(source: BlockSource, mountPoint: stri
     go: async () => {
       child.stdin?.end('go\n');
       const deadline = Date.now() + READY_MS;
-      while (!(await mountPoints()).has(mountPoint)) {
+      while (await mountAt(mountPoint) === undefined) {
         if (!alive) throw await failure('ended at once');
         if (Date.now() > deadline) throw await failure(`did not export in ${String(READY_MS / 1000)} s`);
         await sleep(20);

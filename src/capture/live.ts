@@ -1,0 +1,119 @@
+import { join } from 'node:path';
+import { DrError } from '../model/errors.js';
+import type { DataSource } from '../model/host.js';
+import { log } from '../system/log.js';
+import { readDomainXml } from '../system/domain-xml.js';
+import { virtualSize, type BlockSource } from '../system/qemu.js';
+import { domainPid, domainState, dumpXml } from '../system/virsh.js';
+import { readAttachments, type Attachments } from './attachments.js';
+import { begin, isRunning, refuseForeignJobs, writeBackupXml } from './backup-job.js';
+import type { CaptureFacts } from './cold.js';
+import { checkDisks, checkSize, type PlannedDisk } from './disks.js';
+import { openExports, privateDirectory, type Exports } from './exports.js';
+import { Holdings } from './holdings.js';
+import { throwIfCancelled, type OpenCapture, type Verdict } from './open-captures.js';
+import type { DomainRef, Owing } from './owing.js';
+import { atOneInstant } from './quiesce.js';
+import { makeScratch, type ScratchRequest } from './scratch.js';
+import { watch } from './watch.js';
+
+export interface LiveRequest extends DomainRef, ScratchRequest {
+  readonly disks: readonly PlannedDisk[];
+  readonly nvram?: string;
+  readonly tpm: boolean;
+  /** A backup job blocks migration and save: after this it is ended, whatever happens. */
+  readonly maxSeconds: number;
+}
+
+/**
+ * Takes all disks of a running or paused server at one instant and makes that instant readable while the server runs on.
+ * Throws `state-changed`, `refused`, `space`, `capture-failed`, `cancelled`; whatever it throws, the server runs on and nothing is left.
+ */
+export async function openLive(owing: Owing, id: string, request: LiveRequest, signal: AbortSignal): Promise<{ readonly facts: CaptureFacts; readonly capture: OpenCapture }> {
+  const cancelled = (): void => { throwIfCancelled(signal); };
+  const { running, pid } = await checkRuns(request);
+  await refuseForeignJobs(request, request.disks);
+  checkDisks(request, request.disks, (await readDomainXml(await dumpXml(request.uri, request.uuid, { inactive: false }))).disks);
+  cancelled();
+
+  const holdings = new Holdings(owing);
+  let stopWatching: () => void = () => undefined;
+  let gaveUp: { readonly why: DrError; readonly released: Promise<unknown> } | undefined;
+  const giveUp = (why: DrError): void => {
+    log.error(why.message);
+    gaveUp = { why, released: holdings.release() };
+  };
+  try {
+    const directory = await privateDirectory(holdings, id);
+    const scratch = await makeScratch(holdings, request, id, request.server, pid);
+    const socket = join(scratch, 'nbd');
+    const xmlPath = join(directory, 'backup.xml');
+    await writeBackupXml(xmlPath, socket, scratch, request.disks);
+    await holdings.hold({ kind: 'backup', uri: request.uri, server: request.server, uuid: request.uuid, socket, dueAt: new Date(Date.now() + request.maxSeconds * 1000).toISOString() });
+    cancelled();
+
+    let attachments: Promise<Attachments> = Promise.resolve({});
+    const instant = await atOneInstant(owing, request, running, async () => {
+      await begin(request, xmlPath);
+      attachments = readAttachments(request.server, request.uuid, request, directory);
+      attachments.catch(() => undefined); // awaited below, when the guest has been thawed
+    });
+    stopWatching = watch(request, { ...request, scratch, running }, giveUp);
+    const { nvram, tpm } = await attachments;
+    cancelled();
+
+    const exports = await openExports(holdings, directory, new Map(request.disks.map((disk): [string, BlockSource] =>
+      [disk.target, { kind: 'nbd', socket, exportName: disk.target }])), cancelled);
+    const sources: Record<string, DataSource> = {};
+    for (const disk of request.disks) {
+      const image = `nbd+unix:///${encodeURIComponent(disk.target)}?socket=${socket}`;
+      checkSize(request, disk, await virtualSize(image, 'raw'));
+      sources[disk.target] = { path: exports.paths.get(disk.target) ?? '', bytes: disk.bytes, direct: true, zeroMap: { image, format: 'raw' } };
+    }
+    cancelled();
+    return {
+      facts: { ...instant, sources, ...(nvram === undefined ? {} : { nvram }), ...(tpm === undefined ? {} : { tpm }) },
+      capture: liveCapture(request, holdings, exports, socket, () => { stopWatching(); return gaveUp; }),
+    };
+  } catch (error) {
+    stopWatching();
+    await gaveUp?.released;
+    await holdings.release();
+    throw gaveUp?.why ?? error;
+  }
+}
+
+async function checkRuns(request: LiveRequest): Promise<{ readonly running: boolean; readonly pid: number }> {
+  const state = (await domainState(request.uri, request.uuid))?.state ?? 'not on this node';
+  if (state !== 'running' && state !== 'paused') {
+    throw new DrError('state-changed', `${request.server} is ${state}; a live capture needs it running. Nothing was touched.`, 'Run the job again: a server that is off is read cold.');
+  }
+  const pid = await domainPid(request.uri, request.uuid);
+  if (pid === undefined) throw new DrError('capture-failed', `the QEMU process of ${request.server} can't be seen from here; is ${request.uri} this host's libvirt? Nothing was touched.`);
+  return { running: state === 'running', pid };
+}
+
+function liveCapture(domain: DomainRef, holdings: Holdings, exports: Exports, socket: string,
+  stopWatching: () => { readonly why: DrError; readonly released: Promise<unknown> } | undefined): OpenCapture {
+  let verdict: Verdict | undefined;
+  return {
+    close: async () => {
+      const gaveUp = stopWatching();
+      await gaveUp?.released;
+      verdict ??= gaveUp === undefined ? await judge(domain, exports, socket) : { verdict: 'void', reason: gaveUp.why.message };
+      await holdings.release(); // what can't be let go of stays owed; the data was read all the same
+      return verdict;
+    },
+  };
+}
+
+async function judge(domain: DomainRef, exports: Exports, socket: string): Promise<Verdict> {
+  const broken = exports.broken();
+  if (broken !== undefined) return { verdict: 'void', reason: broken };
+  try {
+    if (await isRunning(domain, socket)) return { verdict: 'valid' };
+    return { verdict: 'void', reason: `the backup job of ${domain.server} ended before its disks were read; was the server shut down?` };
+  } catch (error) {
+    return { verdict: 'void', reason: `it can't be known whether the backup job of ${domain.server} lasted until its disks were read: ${DrError.from(error).message}` };
+  }
+}
