@@ -72,6 +72,7 @@ export interface DefinitionSeen {
 }
 
 export interface VerifyResult {
+  readonly server: string;
   readonly name: string;
   readonly disk: string;
   readonly set: SetId | null;

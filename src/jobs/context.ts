@@ -26,6 +26,16 @@ export function jobContext(config: Config, name: string): JobContext {
   return { config, job, anvil, targets };
 }
 
+/** The job with only some of its servers; all if none is named. Throws `usage` for a stranger. */
+export function onlyServers(context: JobContext, wanted: readonly string[] | undefined): JobContext {
+  if (wanted === undefined || wanted.length === 0) return context;
+  const stranger = wanted.find((server) => !context.job.servers.includes(server));
+  if (stranger !== undefined) {
+    throw new DrError('usage', `the job ${context.job.name} has no server ${stranger}`, `Its servers are: ${context.job.servers.join(', ')}.`);
+  }
+  return { ...context, job: { ...context.job, servers: context.job.servers.filter((server) => wanted.includes(server)) } };
+}
+
 export function routeTo(config: Config, host: string): Route {
   return { host, agentCommand: config.agentCommand };
 }

@@ -41,16 +41,13 @@ export interface DiskSource {
   readonly digest?: string;
 }
 
-/** More plans in a row than this mean that something else changes the store under us. */
-const MAX_PLANS = 6;
-
 /** Rotates, and sends every disk into the `incomplete` images. Nothing is complete after this. */
 export async function send(delivery: Delivery, capture: Capture, sources: Readonly<Record<string, DiskSource>>): Promise<Delivered> {
   const { context: { config, job }, server, target, agent, signal, emit } = delivery;
   step('deliver-before');
   const set = newSetId(new Date(capture.capturedAt), randomBytes(8).toString('hex'));
   emit({ kind: 'phase', server: server.server, target: target.name, phase: 'rotating' });
-  await makeRoom(delivery, (seen, freeBytes) => planBegin(seen, {
+  await rotate(delivery, (seen, freeBytes) => planBegin(seen, {
     intent: intentOf(delivery, capture, set, seen.generation + 1), copies: job.copies, overwriteOnlyCopy: job.overwriteOnlyCopy, freeBytes,
   }));
 
@@ -88,8 +85,8 @@ export async function complete(delivery: Delivery, capture: Capture, delivered: 
     ...(capture.nvram === undefined ? {} : { nvram: capture.nvram }), ...(capture.tpm === undefined ? {} : { tpm: capture.tpm }),
   }, { signal });
   await agent.call('definition.publish', { store: storeOf(target), server: server.server, xml: publishable(delivery) }, { signal });
-  await makeRoom(delivery, (seen) => planComplete(seen, delivered.set, job.copies));
-  await agent.call('store.tidy', { store: target.store }, { signal });
+  await rotate(delivery, (seen) => planComplete(seen, delivered.set, job.copies));
+  await agent.call('store.tidy', { store: storeOf(target) }, { signal });
 }
 
 /** The definition that boots this server on the target, through its `current` links. */
@@ -102,19 +99,15 @@ export function publishable({ server, target }: Pick<Delivery, 'server' | 'targe
   }).xml;
 }
 
-/** Observes, plans and executes until the plan asks for no further look. */
-async function makeRoom({ context, server, target, agent, signal }: Delivery, plan: (seen: ServerOnTarget, freeBytes: number) => RotationPlan): Promise<void> {
-  for (let round = 0; round < MAX_PLANS; round++) {
-    const { servers: [seen], space } = await agent.call('store.observe', {
-      store: storeOf(target), servers: [{ server: server.server, uuid: server.uuid, anvil: context.anvil.name, disks: server.disks.map(({ disk }) => disk), copies: context.job.copies }],
-    }, { signal });
-    if (seen === undefined) throw new DrError('internal', `${target.name} said nothing of ${server.server}`);
-    const next = plan(seen, space.freeBytes);
-    if (next.kind === 'refusal') throw new DrError(next.code, next.reason, next.remedy);
-    await agent.call('store.execute', { store: storeOf(target), server: server.server, steps: [...next.steps] }, { signal });
-    if (next.again !== true) return;
-  }
-  throw new DrError('state-changed', `the images of ${server.server} on ${target.name} change while they are rotated. What was complete is untouched.`, 'Find out who else works in that store.');
+/** Looks, plans and executes: whatever a run that died here has left is part of what is seen. */
+async function rotate({ context, server, target, agent, signal }: Delivery, plan: (seen: ServerOnTarget, freeBytes: number) => RotationPlan): Promise<void> {
+  const { servers: [seen], space } = await agent.call('store.observe', {
+    store: storeOf(target), servers: [{ server: server.server, uuid: server.uuid, anvil: context.anvil.name, disks: server.disks.map(({ disk }) => disk), copies: context.job.copies }],
+  }, { signal });
+  if (seen === undefined) throw new DrError('internal', `${target.name} said nothing of ${server.server}`);
+  const next = plan(seen, space.freeBytes);
+  if (next.kind === 'refusal') throw new DrError(next.code, next.reason, next.remedy);
+  await agent.call('store.execute', { store: storeOf(target), server: server.server, steps: [...next.steps] }, { signal });
 }
 
 function intentOf({ context: { job }, server }: Delivery, capture: Capture, set: SetId, generation: number): SetIntent {

@@ -4,12 +4,12 @@ import { DrError } from '../model/errors.js';
 import type { RunReport, ServerReport } from '../model/report.js';
 import { lock } from '../system/flock.js';
 import { stateDirectory } from '../system/state.js';
-import { jobContext, type Emit, type JobContext } from './context.js';
+import { jobContext, onlyServers, type Emit } from './context.js';
 import { connectJob } from './connect-job.js';
 import { ServerRun } from './image-server.js';
 import { observeNodes, observeTargets } from './observe.js';
 import { locateServers } from './locate.js';
-import { planJob, type Batch, type JobPlan } from './plan-job.js';
+import { planJob } from './plan-job.js';
 import { announceRun, cancellable } from './running.js';
 import { reportRun } from './report.js';
 
@@ -75,20 +75,9 @@ async function attempt(server: ServerRun, act: () => Promise<void>): Promise<voi
   }
 }
 
-function onlyServers(context: JobContext, wanted: readonly string[] | undefined): JobContext {
-  if (wanted === undefined || wanted.length === 0) return context;
-  const stranger = wanted.find((server) => !context.job.servers.includes(server));
-  if (stranger !== undefined) {
-    throw new DrError('usage', `the job ${context.job.name} has no server ${stranger}`, `Its servers are: ${context.job.servers.join(', ')}.`);
-  }
-  return { ...context, job: { ...context.job, servers: context.job.servers.filter((server) => wanted.includes(server)) } };
-}
-
 function alreadyRunning(name: string) {
   return (error: unknown): never => {
     if (DrError.from(error).code !== 'locked') throw error;
     throw new DrError('already-running', `the job ${name} is running already on this host. Nothing was touched.`, `See dr status; dr cancel ${name} stops it.`);
   };
 }
-
-export type { Batch, JobPlan };
