@@ -4,7 +4,7 @@
 # Usage: host-init.sh <the host's directory>. The directory is also what identifies this process to the lab.
 set -eu
 H=$1
-. "$H/host.env" # HOST_NAME ADDRESS CHECKOUT LAB_DIR NODE_PREFIX ROLE STORE_FS CAPABILITIES SHARED_DIR
+. "$H/host.env" # HOST_NAME ADDRESS CHECKOUT LAB_DIR NODE_PREFIX ROLE STORE_OPTIONS CACHE
 
 mount --make-rprivate / # nothing that is mounted here may reach the machine
 N=$H/root
@@ -43,7 +43,7 @@ ln -s /run/lock "$N/var/lock"
 mount --bind "$H/var-lib-libvirt" "$N/var/lib/libvirt"
 mount --bind "$H/dr-engine" "$N/var/lib/dr-engine"
 mount --bind "$H/log" "$N/var/log"
-mount --bind "$CAPABILITIES" "$N/var/cache/libvirt/qemu/capabilities"
+mount --bind "$CACHE/libvirt-capabilities" "$N/var/cache/libvirt/qemu/capabilities"
 mount --bind "$H/tmp" "$N/var/tmp"
 mount --bind "$H/home" "$N/root"
 mount --bind "$H/shared" "$N/shared"
@@ -54,7 +54,7 @@ chmod 700 "$N/root" "$N/root/.ssh"
 mount -t overlay -o "ro,lowerdir=$H/bin:/usr/local/bin" lab-bin "$N/usr/local/bin"
 
 # Node, the checkout and the lab's directory keep their paths.
-for d in "$NODE_PREFIX" "$CHECKOUT" "$LAB_DIR"; do
+for d in "$NODE_PREFIX" "$CHECKOUT" "$LAB_DIR" "$CACHE"; do
   [ "$d" != /usr ] || continue
   mkdir -p "$N$d"
   mount --bind "$d" "$N$d"

@@ -5,6 +5,7 @@ import { lock } from '../../src/system/flock.js';
 import { run, start } from '../../src/system/run.js';
 import { startTime } from '../../src/system/processes.js';
 import { attach, detachBelow, detachDrive, driveImage, makeDrive, type DriveOptions } from './drives.js';
+import { makeGuest, type Guest, type GuestOptions } from './guest.js';
 import { Host } from './host.js';
 import { CHECKOUT, labDirectory, readRecord, sandbox, writeRecord, type DriveRecord, type HostRecord, type LabRecord, type Role } from './layout.js';
 import { initsBelow, killInits, startInit, until } from './namespaces.js';
@@ -119,6 +120,11 @@ export class Lab {
 
   async down(): Promise<void> {
     await Lab.down(this.name);
+  }
+
+  /** Makes a guest on a host, and starts it unless told otherwise. */
+  async addGuest(host: string, options: GuestOptions): Promise<Guest> {
+    return makeGuest(this.host(host), options);
   }
 
   /** Pulls a host's network cable. */

@@ -16,7 +16,7 @@ const USAGE = `Usage: npm run lab -- COMMAND [--name LAB]
   drive HOST [--size MIB] [--fs ext4|xfs|btrfs|vfat]
                                   give a host a cache drive
   power HOST --cut | --boot       cut a host's power, boot it
-  guest HOST NAME [--kind sector|linux]
+  guest HOST NAME [--kind sector|sector-pair|linux]
                                   define and start a guest
 
 Everything of a lab is in .sandbox/lab-<name>/ ($DR_LAB_DIR moves it). All of it needs root.
@@ -95,6 +95,15 @@ async function main(argv: readonly string[]): Promise<number> {
       if (values.cut) await lab.host(host).powerCut();
       else if (values.boot) await lab.host(host).boot();
       else return usage('power wants --cut or --boot');
+      return 0;
+    }
+    case 'guest': {
+      const lab = await Lab.attach(values.name);
+      const [name] = rest;
+      const { kind } = values;
+      if (name === undefined || (kind !== 'sector' && kind !== 'sector-pair' && kind !== 'linux')) return usage('guest wants a host, a name and perhaps --kind sector|sector-pair|linux');
+      const guest = await lab.addGuest(host, { name, kind });
+      process.stdout.write(`${guest.name} runs on ${host}; its console: npm run lab -- exec ${host} -- tail -f /var/log/guests/${name}.log\n`);
       return 0;
     }
     default:

@@ -67,8 +67,7 @@ export async function prepareHost(lab: string, host: HostRecord, all: readonly H
     await mkdir(at(directory), { recursive: true });
   }
   await chmod(at('dr-engine'), 0o700);
-  const capabilities = cacheDirectory('libvirt-capabilities');
-  await mkdir(capabilities, { recursive: true });
+  await mkdir(cacheDirectory('libvirt-capabilities'), { recursive: true });
 
   await writeFile(at('etc/hostname'), `${host.name}\n`);
   // No password, and yet not locked: sshd without PAM asks for this line.
@@ -85,7 +84,7 @@ export async function prepareHost(lab: string, host: HostRecord, all: readonly H
   const hostKey = await run('cat', [join(lab, 'keys/host.pub')]);
   await writeFile(at('home/.ssh/known_hosts'), `${names} ${hostKey.stdout}`);
   await writeFile(at('etc-libvirt/qemu.conf'), qemuConf);
-  await writeFile(at('etc-libvirt/libvirtd.conf'), libvirtdConf);
+  await writeFile(at('etc-libvirt/libvirtd.conf'), `${libvirtdConf}host_uuid = "${randomUUID()}"\n`);
   // Hosts share the kernel's block devices; this list is what each may take for its own drives.
   await writeFile(at('etc-dr/devices'), '');
   for (const program of ['dr', 'dr-activate']) await writeFile(at('bin', program), wrapper(program), { mode: 0o755 });
@@ -93,7 +92,7 @@ export async function prepareHost(lab: string, host: HostRecord, all: readonly H
 
   await writeFile(at('host.env'), [
     `HOST_NAME='${host.name}'`, `ADDRESS='${host.address}'`, `ROLE='${host.role}'`, `CHECKOUT='${CHECKOUT}'`, `LAB_DIR='${lab}'`,
-    `NODE_PREFIX='${nodePrefix}'`, `CAPABILITIES='${capabilities}'`, `STORE_OPTIONS='noatime'`,
+    `NODE_PREFIX='${nodePrefix}'`, `CACHE='${cacheDirectory()}'`, `STORE_OPTIONS='noatime'`,
   ].join('\n') + '\n');
 }
 
