@@ -104,6 +104,8 @@ export interface Requests {
   'capture.openLive': [{
     uri: string; server: string; uuid: string; xml: string; disks: CaptureDisk[]; nvram?: string; tpm: boolean;
     scratch: string; scratchReserveBytes: number; maxSeconds: number;
+    /** The cache drives' signature file, `.dr_cache` if absent: scratch never lies on a drive that has it. */
+    signature?: string;
   }, Capture];
   /** Lets go of everything the capture held. A cold capture during which the server may have run is void. */
   'capture.close': [{ id: string }, { verdict: 'valid' } | { verdict: 'void'; reason: string }];

@@ -1,16 +1,13 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { DrError } from '../model/errors.js';
 import type { Debt } from '../model/obligation.js';
 import { log } from '../system/log.js';
+import { step } from '../system/steps.js';
 import type { Owing } from './owing.js';
 
 /** Kinds of debts in the order in which a capture pays them: each would fail or hang while an earlier one is open. */
 const ORDER = ['kill', 'unmount', 'backup', 'remove'] as const;
 type HeldKind = (typeof ORDER)[number];
 type HeldDebt = Extract<Debt, { readonly kind: HeldKind }>;
-
-const TRIES = 10;
-const PAUSE_MS = 100;
 
 /** What one capture holds and must let go of: each entry is an obligation, so that it is let go of even if we die. */
 export class Holdings {
@@ -33,11 +30,12 @@ export class Holdings {
    */
   async release(): Promise<DrError[]> {
     const errors: DrError[] = [];
+    step('release-before');
     for (const kind of ORDER) {
       if (kind === 'remove' && errors.length > 0) break;
       for (const each of this.#held.filter((held) => held.kind === kind)) {
         try {
-          await this.#payWithPatience(each.id, kind);
+          await this.#owing.pay(each.id);
           this.#held.splice(this.#held.indexOf(each), 1);
         } catch (error) {
           const failure = DrError.from(error);
@@ -46,19 +44,7 @@ export class Holdings {
         }
       }
     }
+    step('release-after');
     return errors;
-  }
-
-  /** An unmount may be refused as busy for a moment after the daemon behind it was killed. */
-  async #payWithPatience(id: string, kind: HeldKind): Promise<void> {
-    for (let tries = kind === 'unmount' ? TRIES : 1; ; tries -= 1) {
-      try {
-        await this.#owing.pay(id);
-        return;
-      } catch (error) {
-        if (tries <= 1) throw error;
-        await sleep(PAUSE_MS);
-      }
-    }
   }
 }

@@ -1,7 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { DrError } from '../model/errors.js';
 import { log } from '../system/log.js';
-import { step } from '../system/steps.js';
 
 /** Whether what was read from a capture may become an image. */
 export type Verdict = { readonly verdict: 'valid' } | { readonly verdict: 'void'; readonly reason: string };
@@ -31,16 +30,9 @@ export class OpenCaptures {
     if (known !== undefined) return known;
     const capture = this.#open.get(id);
     if (capture === undefined) throw new DrError('state-changed', `there is no open capture ${id} on this node; it was given up when its session ended`, 'Run the job again.');
-    const verdict = this.#closeNow(capture);
+    const verdict = capture.close();
     this.#verdicts.set(id, verdict);
     this.#open.delete(id);
-    return verdict;
-  }
-
-  async #closeNow(capture: OpenCapture): Promise<Verdict> {
-    step('capture-before-close');
-    const verdict = await capture.close();
-    step('capture-after-close');
     return verdict;
   }
 

@@ -39,7 +39,7 @@ export async function makeScratch(holdings: Holdings, request: ScratchRequest, c
   }
   const user = await userOf(qemuPid);
   await refuseUnreachable(root, user, server);
-  const directory = join(root, `dr-${capture}`);
+  const directory = join(root, `dr-engine-${capture}`);
   await holdings.hold({ kind: 'remove', path: directory });
   await mkdir(directory, { mode: 0o700 });
   await chown(directory, user.uid, user.gid);

@@ -1,0 +1,42 @@
+import { openCold } from '../capture/cold.js';
+import { openLive } from '../capture/live.js';
+import { OpenCaptures } from '../capture/open-captures.js';
+import { seeServers, seeStates } from '../capture/servers.js';
+import { Shutdowns } from '../capture/shutdown.js';
+import type { Capture, Handlers } from './protocol.js';
+import type { Session } from './session.js';
+
+/** What these hands need of a session. */
+export type NodeSession = Pick<Session, 'ledger' | 'atEnd'>;
+
+export type NodeMethod = 'node.servers' | 'node.states' | 'capture.shutDown' | 'capture.bootAgain' | 'capture.openCold' | 'capture.openLive' | 'capture.close';
+
+/** The file that marks a cache drive, unless the configuration names another. */
+const SIGNATURE = '.dr_cache';
+
+/** Looking at a node's servers, shutting them down and capturing them. Open captures are closed at the session's end. */
+export function nodeHands(session: NodeSession): Pick<Handlers, NodeMethod> {
+  const captures = new OpenCaptures();
+  const shutdowns = new Shutdowns(session.ledger);
+  session.atEnd('open captures', () => captures.closeAll());
+
+  return {
+    'node.servers': async ({ uri, names, definitions }) => ({ servers: await seeServers(uri, names, definitions) }),
+    'node.states': async ({ uri, names }) => ({ states: await seeStates(uri, names) }),
+    'capture.shutDown': async (params, { signal }) => ({ downAt: await shutdowns.shutDown(params, signal) }),
+    'capture.bootAgain': async ({ uuid }) => ({ upAt: await shutdowns.bootAgain(uuid) }),
+    'capture.openCold': async (params, { signal }): Promise<Capture> => {
+      const id = captures.newId();
+      const { facts, capture } = await openCold(session.ledger, id, params, signal);
+      captures.add(id, capture);
+      return { id, ...facts, xml: params.xml };
+    },
+    'capture.openLive': async (params, { signal }): Promise<Capture> => {
+      const id = captures.newId();
+      const { facts, capture } = await openLive(session.ledger, id, { ...params, signature: params.signature ?? SIGNATURE }, signal);
+      captures.add(id, capture);
+      return { id, ...facts, xml: params.xml };
+    },
+    'capture.close': async ({ id }) => captures.close(id),
+  };
+}
