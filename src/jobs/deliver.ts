@@ -110,9 +110,10 @@ async function rotate({ context, server, target, agent, signal }: Delivery, plan
   await agent.call('store.execute', { store: storeOf(target), server: server.server, steps: [...next.steps] }, { signal });
 }
 
-function intentOf({ context: { job }, server }: Delivery, capture: Capture, set: SetId, generation: number): SetIntent {
+function intentOf({ context, server }: Delivery, capture: Capture, set: SetId, generation: number): SetIntent {
   return {
-    version: 1, set, generation, anvil: job.anvil, job: job.name, server: server.server, uuid: server.uuid, node: server.node,
+    version: 1, set, generation, anvil: context.anvil.name, job: context.job.name, server: server.server, uuid: server.uuid, node: server.node,
+    nodes: context.anvil.nodes,
     capture: server.mode === 'live' ? 'live' : 'cold', consistency: capture.consistency, capturedAt: capture.capturedAt,
     disks: server.disks.map(({ disk, target, bytes }) => ({ disk, target, bytes })),
   };

@@ -46,6 +46,8 @@ export interface SetIntent {
   readonly server: string;
   readonly uuid: string;
   readonly node: string;
+  /** ssh destinations of the Anvil's nodes: on disaster day the target asks them whether the original is alive. */
+  readonly nodes?: readonly string[] | undefined;
   readonly capture: 'cold' | 'live';
   /** Whether file systems were at rest: the server was off, its guest agent froze them, or neither. */
   readonly consistency: 'clean' | 'frozen' | 'crash';

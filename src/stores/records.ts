@@ -24,6 +24,7 @@ const about = {
   server: part('server'),
   uuid: z.string(),
   node: z.string(),
+  nodes: z.array(z.string()).optional(),
   capture: z.enum(['cold', 'live']),
   consistency: z.enum(['clean', 'frozen', 'crash']),
   capturedAt: time,

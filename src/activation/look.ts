@@ -1,0 +1,108 @@
+import { readdir, readFile, readlink, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { networkInterfaces } from 'node:os';
+import si from 'systeminformation';
+import { readDefinition, type DefinitionFacts } from '../definitions/read.js';
+import { DrError, type ErrorData } from '../model/errors.js';
+import type { ServerOnTarget } from '../model/rotation.js';
+import type { ActivationRequest } from '../model/views.js';
+import { openTarget, type OpenTarget } from '../rotation/open-target.js';
+import { readActivated } from '../stores/activated.js';
+import { examine, sight, type Sighting } from '../stores/examine.js';
+import { hasCode } from '../system/durable.js';
+import { domainState, listDomains } from '../system/virsh.js';
+import { machineTypes } from '../system/virsh-host.js';
+
+/** What disaster day starts from: definitions, sets, and this host. Reading only. */
+
+export interface ServerToActivate {
+  readonly server: string;
+  readonly path: string;
+  /** Why the definition can't be used, or what it says. */
+  readonly facts: DefinitionFacts | ErrorData;
+  readonly onTarget?: ServerOnTarget;
+  /** A domain of this name or UUID that is active here now. */
+  readonly running: boolean;
+  /** Paths the definition needs that are not there. */
+  readonly missing: readonly string[];
+}
+
+export interface HostSeen {
+  readonly memoryBytes: number;
+  readonly freeMemoryBytes: number;
+  readonly bridges: readonly string[];
+  /** Machine types of the installed emulators; empty if they could not be asked. */
+  readonly machines: readonly string[];
+}
+
+export interface ActivationSeen {
+  readonly servers: readonly ServerToActivate[];
+  readonly host: HostSeen;
+  readonly target?: OpenTarget;
+  readonly sighting?: Sighting;
+}
+
+/** Throws `nothing-to-activate` when there is no definition at all, `usage` for a server that has none. */
+export async function look(request: ActivationRequest): Promise<ActivationSeen> {
+  const files = (await readdir(request.definitions).catch((error: unknown) => {
+    if (hasCode(error, 'ENOENT')) return [];
+    throw error;
+  })).filter((name) => name.endsWith('.xml') && !name.startsWith('.')).sort();
+  const all = files.map((name) => name.slice(0, -'.xml'.length));
+  const stranger = request.servers.find((server) => !all.includes(server));
+  if (stranger !== undefined) throw new DrError('usage', `there is no definition of ${stranger} in ${request.definitions}`, all.length === 0 ? 'There is none at all there.' : `There are: ${all.join(', ')}.`);
+  const wanted = request.servers.length === 0 ? all : all.filter((server) => request.servers.includes(server));
+  if (wanted.length === 0) throw new DrError('nothing-to-activate', `there are no definitions in ${request.definitions}. Nothing was touched.`, 'Name the directory with --definitions DIR.');
+
+  const store = request.store ?? await storeOfLinks(request.current);
+  const target = store === undefined ? undefined : openTarget({ store, allocation: 'sparse', current: request.current, definitions: request.definitions });
+  const sighting = target === undefined ? undefined : await sight(target);
+  const onTarget = target === undefined || sighting === undefined ? [] : await examine(sighting, target.current, await readActivated(), 'all');
+  const active = (await listDomains(request.libvirt)).map(({ name }) => name);
+  const servers = await Promise.all(wanted.map(async (server): Promise<ServerToActivate> => {
+    const path = join(request.definitions, `${server}.xml`);
+    const facts = await factsOf(path, server);
+    const there = onTarget.find((one) => one.server === server);
+    const found = 'code' in facts ? undefined : await domainState(request.libvirt, facts.uuid ?? facts.name);
+    return {
+      server, path, facts, running: found !== undefined ? found.state !== 'shut off' : active.includes(server) && (await domainState(request.libvirt, server))?.state !== 'shut off',
+      missing: 'code' in facts ? [] : await missingPaths(facts), ...(there === undefined ? {} : { onTarget: there }),
+    };
+  }));
+  return { servers, host: await hostSeen(request.libvirt), ...(target === undefined ? {} : { target }), ...(sighting === undefined ? {} : { sighting }) };
+}
+
+async function factsOf(path: string, server: string): Promise<DefinitionFacts | ErrorData> {
+  try {
+    return readDefinition(await readFile(path, 'utf8'), `the definition of ${server}`);
+  } catch (error) {
+    return DrError.from(error).toJSON();
+  }
+}
+
+/** The store that the links lead to: the directory of the first image found through `current`. */
+async function storeOfLinks(current: string): Promise<string | undefined> {
+  for (const server of await readdir(current).catch(() => [])) { // no link was ever made
+    const links = join(current, server);
+    for (const disk of await readdir(links).catch(() => [])) { // dangling: the next one may not be
+      const image = await readlink(join(links, disk)).catch(() => undefined); // no link
+      if (image?.endsWith('.raw') === true) return `fs:${dirname(image)}`;
+    }
+  }
+  return undefined;
+}
+
+async function missingPaths(facts: DefinitionFacts): Promise<string[]> {
+  const wanted = [
+    ...facts.disks.flatMap(({ path }) => path === undefined ? [] : [path]),
+    ...facts.paths.map(({ path, need }) => need === 'exists' ? path : dirname(path)),
+    ...facts.emulator === undefined ? [] : [facts.emulator],
+  ];
+  const there = await Promise.all(wanted.map((path) => stat(path).then(() => true, () => false)));
+  return wanted.filter((_path, index) => there[index] === false);
+}
+
+async function hostSeen(uri: string): Promise<HostSeen> {
+  const memory = await si.mem();
+  return { memoryBytes: memory.total, freeMemoryBytes: memory.available, bridges: [...new Set([...Object.keys(networkInterfaces()), ...await readdir('/sys/class/net')])], machines: await machineTypes(uri) };
+}
