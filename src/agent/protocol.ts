@@ -131,8 +131,11 @@ export interface Requests {
   'store.incomplete': [{ store: StoreRef; server: string; disk: string; reproveAfterSeconds: number }, { path: string; bytes: number; start: 'fresh' | 'read' | { recycle: string; provenSince: string } }];
   /** Writes the manifest, once every disk's received digest equals the sent one. From here the set is complete. */
   'store.prove': [{ store: StoreRef; set: SetId; disks: Record<string, { ticket: string; digest: string }>; definition: string; nvram?: string; tpm?: string }, { manifest: Manifest }];
-  /** Removes records of sets without images, and rebuilds what can be rebuilt (links at boot). */
-  'store.tidy': [{ store: StoreRef }, Record<string, never>];
+  /**
+   * Removes records of sets without images, and rebuilds what can be rebuilt (links at boot). With `server` only that one, whose lock the caller holds;
+   * without, all that nobody is at work on.
+   */
+  'store.tidy': [{ store: StoreRef; server?: string }, Record<string, never>];
   'store.verify': [{ store: StoreRef; server?: string; adopt: boolean }, { results: VerifyResult[] }];
   /** Creates the definition if it is absent; says whether it did. */
   'definition.publish': [{ store: StoreRef; server: string; xml: string }, { created: boolean; path: string }];

@@ -12,6 +12,7 @@ import { usersOf } from './users.js';
 /** What the catalog knows of one set. */
 export interface SetRecord {
   readonly about: Omit<SetIntent, 'disks'>;
+  readonly disks: readonly string[];
   /** Absent: the set is not complete. */
   readonly manifest?: Manifest;
   /** Why there is no usable manifest, where more is known than that it was never written. */
@@ -61,7 +62,7 @@ async function readRecord({ catalog }: Pick<OpenStore, 'catalog'>, set: SetId): 
   const about = manifest.value ?? intent.value;
   if (about === undefined) return undefined;
   const why = manifest.damage ?? (manifest.value === undefined ? await catalog.retracted(set) : undefined);
-  return { about, ...(manifest.value === undefined ? {} : { manifest: manifest.value }), ...(why === undefined ? {} : { void: why }) };
+  return { about, disks: about.disks.map(({ disk }) => disk), ...(manifest.value === undefined ? {} : { manifest: manifest.value }), ...(why === undefined ? {} : { void: why }) };
 }
 
 /** What the store has of the wanted servers, or of all that it knows. */
@@ -106,7 +107,7 @@ export function judge(sighting: Sighting, server: string, wanted?: Wanted): Omit
       const user = sighting.users.get(image.key);
       const proof = record.manifest?.disks.find(({ disk }) => disk === image.identity?.disk);
       ours.push({
-        ...image, server, disk: image.identity.disk, ...verdict, generation: record.about.generation, capturedAt: record.about.capturedAt,
+        ...image, server, disk: image.identity.disk, ...verdict, generation: record.about.generation, capturedAt: record.about.capturedAt, setDisks: record.disks,
         ...(user === undefined ? {} : { inUse: user }),
         ...(proof === undefined ? {} : { digest: proof.digest }),
       });

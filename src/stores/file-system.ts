@@ -11,7 +11,7 @@ import { bootId, startTime } from '../system/processes.js';
 import { reserve } from '../system/reserve.js';
 import { step } from '../system/steps.js';
 import { readAttributes, removeAttribute, setAttribute } from '../system/xattr.js';
-import { probe } from './probe.js';
+import { IN_MEMORY, probe } from './probe.js';
 import type { Identity, Store } from './store.js';
 
 /** A store that is a directory of raw files. The layout is in docs/architecture.md, "On a target". */
@@ -42,6 +42,8 @@ export class FileSystemStore implements Store {
 
   async space(): Promise<Space> {
     const status = await statfs(this.directory, { bigint: true }).catch((error: unknown) => { throw this.unusable(error); });
+    const memory = IN_MEMORY.get(Number(status.type));
+    if (memory !== undefined) throw this.unusable(new Error(`it is a ${memory}, whose content is gone after a power cut`));
     return { sizeBytes: Number(status.blocks * status.bsize), freeBytes: Number(status.bavail * status.bsize) };
   }
 

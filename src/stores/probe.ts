@@ -12,7 +12,7 @@ import { readAttributes, setAttribute } from '../system/xattr.js';
 /** Whether a directory can be a store, found out with one small file. */
 
 /** `f_type` of file systems that live in memory (statfs(2)). */
-const IN_MEMORY = new Map([[0x01021994, 'tmpfs'], [0x858458f6, 'ramfs']]);
+export const IN_MEMORY: ReadonlyMap<number, string> = new Map([[0x01021994, 'tmpfs'], [0x858458f6, 'ramfs']]);
 const PROBE_BYTES = 1024 * 1024;
 
 /**

@@ -1,0 +1,68 @@
+import { createHash } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { pipeline } from 'node:stream/promises';
+import { DrError } from '../model/errors.js';
+import type { StoredImage } from '../model/image-set.js';
+import { imageName } from '../model/names.js';
+import { hasCode } from '../system/durable.js';
+import { touchedSince } from './examine.js';
+import type { OpenStore } from './open.js';
+import type { Catalog } from './store.js';
+import { usersOf } from './users.js';
+
+/** What is known of the blocks that an image has before it is written. */
+export type Start = 'fresh' | 'read' | { readonly recycle: string; readonly provenSince: string };
+
+/**
+ * Where an `incomplete` image is written, and what its old blocks are known to be: that is answered once, since from here on somebody may
+ * write into it. Throws `state-changed`, `image-modified` or `image-in-use` if it is not an image of ours that waits to be written.
+ */
+export async function incompleteImage({ store, catalog }: OpenStore, server: string, disk: string, reproveAfterSeconds: number, now: Date):
+Promise<{ readonly path: string; readonly bytes: number; readonly start: Start }> {
+  const name = imageName(server, disk, 'incomplete');
+  const refuse = (why: string): DrError => new DrError('state-changed', `${name} can't be written: ${why}. It was not touched.`, 'Run the job again; it will look anew.');
+  const images = await store.list();
+  const image = images.find((one) => one.name === name);
+  if (image?.identity === undefined) throw refuse(image === undefined ? 'it is not there' : 'it was not made by dr-engine');
+  const { set } = image.identity;
+  if (image.identity.disk !== disk || (await catalog.intent(set))?.server !== server) throw refuse(`it is not the disk ${disk} of ${server}`);
+  if (await catalog.manifest(set) !== undefined) throw refuse('it is proven complete');
+  const other = images.find((one) => one.key === image.key && one.name !== name);
+  if (other !== undefined) throw refuse(`it is also ${other.name}`);
+  if (image.modified !== undefined) throw new DrError('image-modified', `${name} was booted or changed (${image.modified}). It was not touched.`, `Keep what you need from it, then run: dr release ${server}`);
+  const user = (await usersOf([image])).get(image.key);
+  if (user !== undefined) throw new DrError('image-in-use', `${name} is in use by ${user}. It was not touched.`, 'End what uses it, then run the job again.');
+
+  const start = await startOf(catalog, image, reproveAfterSeconds, now);
+  await store.forgetOrigin(image);
+  return { path: image.path, bytes: image.bytes, start };
+}
+
+/** Old blocks count as proven only if everything fits: the old set's proof, the untouched image, the digests, and the proof's age. */
+async function startOf(catalog: Catalog, image: StoredImage, reproveAfterSeconds: number, now: Date): Promise<Start> {
+  if (image.origin === undefined) return 'read';
+  if (image.origin === 'fresh') return 'fresh';
+  const { set, disk } = image.origin;
+  const manifest = await catalog.manifest(set).catch((error: unknown) => {
+    if (error instanceof DrError && error.code === 'manifest-damaged') return undefined; // then there is no proof
+    throw error;
+  });
+  const proof = manifest?.disks.find((one) => one.disk === disk);
+  if (proof === undefined || proof.proof !== 'device' || touchedSince(proof, image.touched) !== undefined) return 'read';
+  const age = now.getTime() - Date.parse(proof.provenSince);
+  if (!(age >= 0 && age <= reproveAfterSeconds * 1000)) return 'read'; // also when the clock was set back
+  const recycle = catalog.digestsPath(set, disk);
+  return await digestOfDigests(recycle) === proof.digest.split(':')[1] ? { recycle, provenSince: proof.provenSince } : 'read';
+}
+
+/** SHA-256 over a file of block digests, which is what an image's digest is; undefined if there is no such file. */
+export async function digestOfDigests(path: string): Promise<string | undefined> {
+  const hash = createHash('sha256');
+  try {
+    await pipeline(createReadStream(path), hash);
+  } catch (error) {
+    if (hasCode(error, 'ENOENT')) return undefined;
+    throw error;
+  }
+  return hash.digest('hex');
+}

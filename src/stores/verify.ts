@@ -1,0 +1,124 @@
+import { DrError } from '../model/errors.js';
+import type { DiskProof, Manifest, SetId, StoredImage } from '../model/image-set.js';
+import { imageBase } from '../model/names.js';
+import type { ImageSeen } from '../model/rotation.js';
+import { digestOfDigests } from './incomplete.js';
+import { judge, sight, type Sighting } from './examine.js';
+import type { OpenStore } from './open.js';
+import { readImage } from './reader.js';
+import type { CurrentLinks } from './store.js';
+import { repoint } from './tidy.js';
+
+export interface Verified {
+  readonly server: string;
+  readonly name: string;
+  readonly disk: string;
+  readonly set: SetId | null;
+  readonly outcome: 'ok' | 'damaged' | 'unproven' | 'in-use' | 'modified';
+  /** For people. */
+  readonly detail: string;
+}
+
+export interface Watching {
+  readonly signal: AbortSignal;
+  readonly report: (done: number, total: number) => void;
+}
+
+/**
+ * Reads images again and compares them with their manifests. What equals its proof has it renewed, also where its file was touched or replaced since
+ * (a restored backup); what was damaged without anybody having written to it loses its proof. With `adopt`, files under an image's name
+ * that are bound to nothing are bound to the set whose digests they match. The caller holds the locks of the servers.
+ */
+export async function verify(open: OpenStore, current: CurrentLinks, only: string | undefined, adopt: boolean, watching: Watching): Promise<Verified[]> {
+  const adopted = adopt ? await adoptLost(open, await sight(open), only, watching) : [];
+  const found = await sight(open);
+  const servers = [...new Set([...found.records.values()].map(({ about }) => about.server))].filter((server) => only === undefined || server === only).sort();
+  const images = distinct(servers.flatMap((server) => judge(found, server).images));
+  const total = images.reduce((sum, { bytes }) => sum + bytes, 0);
+  const results: Verified[] = [];
+  let before = 0;
+  for (const image of images) {
+    const offset = before;
+    const verdict = await verifyOne(open, found, images, image, { signal: watching.signal, report: (done) => { watching.report(offset + done, total); } });
+    results.push({ server: image.server, name: image.name, disk: image.disk, set: image.identity?.set ?? null, ...verdict });
+    before += image.bytes;
+    watching.report(before, total);
+  }
+  for (const server of new Set(results.filter(({ outcome }) => outcome === 'damaged').map(({ server: name }) => name))) await repoint(open, current, server);
+  return results.map((result) => adopted.includes(result.name) && result.outcome === 'ok' ? { ...result, detail: 'adopted: it equals its proof' } : result);
+}
+
+type Verdict = Pick<Verified, 'outcome' | 'detail'>;
+
+async function verifyOne(open: OpenStore, found: Sighting, images: readonly ImageSeen[], image: ImageSeen, watching: { readonly signal: AbortSignal; readonly report: (done: number) => void }): Promise<Verdict> {
+  const set = image.identity?.set ?? '';
+  const manifest = found.records.get(set)?.manifest;
+  const proof = manifest?.disks.find(({ disk }) => disk === image.disk);
+  if (image.inUse !== undefined) return { outcome: 'in-use', detail: `open in ${image.inUse}` };
+  if (manifest === undefined || proof === undefined) return { outcome: 'unproven', detail: image.because ?? 'its set was never completed' };
+
+  const digests = open.catalog.digestsPath(set, image.disk);
+  const haveDigests = await digestOfDigests(digests) === proof.digest.split(':')[1];
+  const began = new Date().toISOString();
+  const outcome = await readImage(image.path, Math.min(image.bytes, proof.bytes), haveDigests ? digests : undefined, watching.signal, watching.report);
+  const now = (await open.store.list()).find((one) => one.key === image.key && one.identity?.set === set);
+  if (now === undefined || now.touched.mtime !== image.touched.mtime || now.touched.bytes !== image.touched.bytes) {
+    return { outcome: 'modified', detail: 'it changed while it was read; run dr verify again' };
+  }
+  if (outcome.kind === 'unreadable') return { outcome: 'damaged', detail: `block ${String(outcome.block)} can't be read: ${outcome.why}` };
+
+  const equal = outcome.digest === proof.digest && image.bytes === proof.bytes;
+  if (now.modified !== undefined) return { outcome: 'modified', detail: `${now.modified}; its content ${equal ? 'still equals' : 'no longer equals'} its proof` };
+  if (equal) {
+    if (images.some((other) => other.key !== image.key && other.disk === image.disk && other.identity?.set === set)) {
+      return { outcome: 'modified', detail: 'it equals its proof, but there is another file bound to the same disk of the same set; remove one' };
+    }
+    const whole = image.state === 'proven' || image.state === 'modified';
+    if (whole) await renew(open, set, image.disk, { touched: now.touched, ...(outcome.direct ? { proof: 'device' as const, provenSince: began } : {}) });
+    return !whole ? { outcome: 'unproven', detail: `it equals its proof, but ${image.because ?? 'its set is not whole'}` }
+      : { outcome: 'ok', detail: image.state === 'modified' ? `${image.because ?? ''}; its content equals its proof, which was renewed` : '' };
+  }
+  if (image.state === 'modified') return { outcome: 'modified', detail: `${image.because ?? ''}; its content no longer equals its proof` };
+  const where = haveDigests ? `${String(outcome.differ)} blocks of 1 MiB differ, at ${outcome.differing.join(', ')}${outcome.differ > outcome.differing.length ? ', …' : ''}` : 'its digest differs';
+  await open.catalog.retract(set, `damaged: ${image.name}: ${where}`);
+  return { outcome: 'damaged', detail: `${where}, and nobody has written to it: the disk or file system under ${open.store.ref} has lost data` };
+}
+
+/** Puts what was just seen into the manifest as it is now. */
+async function renew({ catalog }: OpenStore, set: SetId, disk: string, seen: Partial<DiskProof>): Promise<void> {
+  const manifest = await catalog.manifest(set);
+  if (manifest === undefined) return; // retracted for another of its disks
+  const renewed: Manifest = { ...manifest, disks: manifest.disks.map((proof) => proof.disk === disk ? { ...proof, ...seen } : proof) };
+  await catalog.amend(renewed);
+}
+
+/** Finds files that lost their identity (copied without extended attributes), and binds those whose content a manifest proves. */
+async function adoptLost(open: OpenStore, found: Sighting, only: string | undefined, { signal }: Watching): Promise<string[]> {
+  const bound = new Set(found.images.map(({ identity }) => `${identity?.set ?? ''}/${identity?.disk ?? ''}`));
+  const adopted: string[] = [];
+  for (const image of found.images.filter(({ identity, modified }) => identity === undefined && modified === undefined)) {
+    const candidates = [...found.records].flatMap(([set, { manifest }]) => (manifest?.disks ?? [])
+      .filter(({ disk, bytes }) => !bound.has(`${set}/${disk}`) && bytes === image.bytes && manifest !== undefined
+        && imageBase(manifest.server, disk) === image.base && (only === undefined || manifest.server === only))
+      .map((proof) => ({ set, proof })));
+    if (candidates.length === 0 || found.users.has(image.key)) continue;
+    const outcome = await readImage(image.path, image.bytes, undefined, signal, () => undefined).catch((error: unknown) => {
+      if (error instanceof DrError && error.code === 'io') return undefined; // a link, a directory: not adopted
+      throw error;
+    });
+    const match = outcome?.kind === 'read' ? candidates.find(({ proof }) => proof.digest === outcome.digest) : undefined;
+    if (match === undefined || bound.has(`${match.set}/${match.proof.disk}`)) continue;
+    const now = (await open.store.list()).find((one) => one.key === image.key && one.name === image.name);
+    if (now === undefined || now.touched.mtime !== image.touched.mtime) continue; // it changed while it was read
+    await open.store.adopt(now, { set: match.set, disk: match.proof.disk });
+    await renew(open, match.set, match.proof.disk, { touched: now.touched });
+    bound.add(`${match.set}/${match.proof.disk}`);
+    adopted.push(image.name);
+  }
+  return adopted;
+}
+
+/** One entry per image: after an interrupted rename an image has two names. */
+function distinct<T extends Pick<StoredImage, 'key'>>(images: readonly T[]): T[] {
+  return [...new Map(images.map((image) => [image.key, image])).values()];
+}
