@@ -1,3 +1,4 @@
+import { parseArgs } from 'node:util';
 import { DrError } from '../model/errors.js';
 
 /**
@@ -5,14 +6,35 @@ import { DrError } from '../model/errors.js';
  * and each mode loads only itself. Resolves with the exit status.
  */
 export async function agent(args: readonly string[]): Promise<number> {
-  const [mode, ...rest] = args;
-  switch (mode) {
-    case undefined: {
-      const { serve } = await import('../agent/serve.js');
-      await serve(process.stdin, process.stdout);
-      return 0;
-    }
-    default:
-      throw new DrError('usage', `dr agent does not know ${[mode, ...rest].join(' ')}`, 'dr agent is started by dr itself; people use the other commands.');
+  process.umask(0o077);
+  const options = modeOf(args);
+  if (options.guard !== undefined) await (await import('../capture/guard.js')).runGuard(options.guard);
+  else if (options.pay === true) await (await import('../capture/pay.js')).payEverything();
+  else if (options.send === true) await (await import('../transfer/sender.js')).runSender();
+  else if (options.receive === true) await (await import('../transfer/receiver.js')).runReceiver();
+  else if (options.running !== undefined) await (await import('../capture/pay-start.js')).printRunning(options.running, options.uuid ?? '', options.uri ?? 'qemu:///system');
+  else await (await import('../agent/serve.js')).serve(process.stdin, process.stdout);
+  return 0;
+}
+
+function modeOf(args: readonly string[]) {
+  try {
+    return parseArgs({
+      args: [...args],
+      options: {
+        /** Pays what one agent owes, in its place. */
+        guard: { type: 'string' },
+        /** Pays everything that nobody alive answers for; for boot. */
+        pay: { type: 'boolean' },
+        send: { type: 'boolean' },
+        receive: { type: 'boolean' },
+        /** Prints whether a server runs here. */
+        running: { type: 'string' },
+        uuid: { type: 'string' },
+        uri: { type: 'string' },
+      },
+    }).values;
+  } catch (error) {
+    throw new DrError('usage', `dr agent does not know ${args.join(' ')}`, 'dr agent is started by dr itself; people use the other commands.', { cause: error });
   }
 }
