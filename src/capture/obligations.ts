@@ -1,4 +1,4 @@
-import { mkdir, rename } from 'node:fs/promises';
+import { rename } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { DrError } from '../model/errors.js';
 import type { Debt, Debts, Obligation } from '../model/obligation.js';
@@ -7,7 +7,7 @@ import { log } from '../system/log.js';
 import { start } from '../system/run.js';
 import { step } from '../system/steps.js';
 import { BEAT_MS } from './guard.js';
-import { createRecord, identityOf, listRecords, newId, newSession, owedDirectory, readRecord, removeRecord, removeSession, replaceRecord, sessions, writeIdentity } from './owed-records.js';
+import { allOwed, createRecord, identityOf, listRecords, newId, newSession, owedDirectory, readRecord, removeRecord, removeSession, replaceRecord, sessions, writeIdentity } from './owed-records.js';
 import { guardCommand, lockRecord, payInOrder, payRecord } from './pay.js';
 import { notRemovable } from './payments.js';
 
@@ -96,6 +96,11 @@ export class Ledger implements Debts {
     return listRecords(this.#directory);
   }
 
+  /** What is owed on this host, by whomever. */
+  listAll(): Promise<Obligation[]> {
+    return allOwed();
+  }
+
   /** Tries to pay everything, in order. What remains is left to the guard; answers it. */
   async payAll(): Promise<Obligation[]> {
     await payInOrder(this.#directory, await this.list());
@@ -127,7 +132,7 @@ export class Ledger implements Debts {
   async #makeSession(): Promise<void> {
     await makeDirectory(owedDirectory());
     const unborn = owedDirectory(`.${basename(this.#directory)}.new`);
-    await mkdir(unborn, { mode: 0o700 });
+    await makeDirectory(unborn);
     const self = await identityOf(process.pid);
     if (self !== undefined) await writeIdentity(unborn, 'owner', self);
     await rename(unborn, this.#directory);

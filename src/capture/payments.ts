@@ -124,7 +124,8 @@ const KEPT = ['owed', 'locks', 'tickets', 'activated'];
 
 /**
  * Why a path can't be ours to remove; undefined if it can. Ours is what lies below the state directory (but not its records), below a
- * directory named `dr-engine`, or is or lies below something named `dr-engine-…` or `.dr-…`. So no damaged record removes `/`.
+ * directory named `dr-engine`, or is or lies below something named `dr-engine-…`, `.dr-…` or `dr-` and a capture's 16 hexadecimal digits.
+ * So no damaged record removes `/`.
  */
 export function notRemovable(path: string): string | undefined {
   if (resolve(path) !== path) return 'it is not a plain absolute path';
@@ -137,7 +138,7 @@ export function notRemovable(path: string): string | undefined {
 /** The uppermost part of a path that is ours by its name. */
 function ownedFrom(path: string): string | undefined {
   const parts = path.split(sep).slice(1);
-  const at = parts.findIndex((part, index) => /^(dr-engine-|\.dr-)./.test(part) || (part === 'dr-engine' && index < parts.length - 1));
+  const at = parts.findIndex((part, index) => /^(dr-engine-.|\.dr-.|dr-[0-9a-f]{16}$)/.test(part) || (part === 'dr-engine' && index < parts.length - 1));
   return at === -1 ? undefined : sep + parts.slice(0, at + 1).join(sep);
 }
 
@@ -145,14 +146,14 @@ function ownedFrom(path: string): string | undefined {
 export async function payRemove(debt: Of<'remove'>): Promise<Outcome> {
   const why = notRemovable(debt.path);
   if (why !== undefined) throw new DrError('not-ours', `${debt.path} is not removed: ${why}`, 'Look at it and remove it by hand.');
-  const from = debt.path.startsWith(stateDirectory() + sep) ? stateDirectory() : ownedFrom(debt.path);
-  for (let part = dirname(debt.path); from !== undefined && part.startsWith(from) && part !== dirname(from); part = dirname(part)) {
+  const below = debt.path.startsWith(stateDirectory() + sep) ? stateDirectory() : dirname(ownedFrom(debt.path) ?? debt.path);
+  for (let part = dirname(debt.path); isBelow(part, below); part = dirname(part)) {
     const status = await lstat(part).catch((error: unknown) => {
       if (hasCode(error, 'ENOENT', 'ENOTDIR')) return undefined;
       throw error;
     });
     if (status === undefined) return settled('it is gone');
-    if (!status.isDirectory() && part !== from) throw new DrError('not-ours', `${debt.path} is not removed: ${part} is no directory any more`, 'Look at it and remove it by hand.');
+    if (!status.isDirectory()) throw new DrError('not-ours', `${debt.path} is not removed: ${part} is no directory any more`, 'Look at it and remove it by hand.');
   }
   // rm(1), not fs.rm: a file system that hangs must not take one of our few threads.
   await run('rm', ['--recursive', '--force', '--one-file-system', '--', debt.path], { timeoutMs: 600_000 });

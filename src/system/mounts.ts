@@ -98,13 +98,14 @@ const LOOKING: Readonly<Record<string, readonly (readonly string[])[]>> = {
 /** File systems that can be looked into without changing a bit. */
 export const LOOKABLE: readonly string[] = Object.keys(LOOKING);
 
+/** `$4` where, `$5` what: a regular file, not a link. */
+const LOOK = 'stat --file-system --format "%S %b %a" -- "$4" || exit 1; cd -- "$4" || exit 1; if test -f "./$5" && ! test -h "./$5"; then echo found; fi';
+
 /**
  * Mounts in a mount namespace of its own, which nobody else sees and which vanishes with this one process however it ends: nothing
- * is left to undo. `$1` type, `$2` options, `$3` device, `$4` mount point, `$5` the file looked for.
+ * is left to undo. `$1` type, `$2` options, `$3` device.
  */
-const LOOK = 'mount --types "$1" --options "$2" --source "$3" --target "$4" || exit 75; '
-  + 'stat --file-system --format "%S %b %a" -- "$4" || exit 1; cd -- "$4" || exit 1; '
-  + 'if test -f "./$5" && ! test -h "./$5"; then echo found; fi; cd /; umount -- "$4"';
+const MOUNT_AND_LOOK = `mount --types "$1" --options "$2" --source "$3" --target "$4" || exit 75; ${LOOK}; cd /; umount -- "$4"`;
 
 /**
  * Looks into an unmounted file system for a regular file in its root without changing anything on the device. Undefined if it can't be
@@ -113,13 +114,22 @@ const LOOK = 'mount --types "$1" --options "$2" --source "$3" --target "$4" || e
 export async function lookInto(device: string, fsType: string, mountPoint: string, file: string): Promise<Look | undefined> {
   for (const options of LOOKING[fsType] ?? []) {
     const all = [...options, 'nosuid', 'nodev', 'noexec'].join(',');
-    const { exitCode, stdout } = await run('unshare', ['--mount', '--propagation', 'private', '--', 'sh', '-c', LOOK, 'look', fsType, all, device, mountPoint, file],
-      { okExit: [0, 1, 75], timeoutMs: 30_000 });
-    if (exitCode === 75) continue;
-    const match = /^(\d+) (\d+) (\d+)\n(found\n)?/.exec(stdout);
-    if (exitCode !== 0 || match === null) return undefined;
-    const block = Number(match[1]);
-    return { sizeBytes: block * Number(match[2]), freeBytes: block * Number(match[3]), found: match[4] !== undefined };
+    const { exitCode, stdout } = await run('unshare', ['--mount', '--propagation', 'private', '--', 'sh', '-c', MOUNT_AND_LOOK, 'look', fsType, all, device, mountPoint, file],
+      { okExit: [0, 1, 32, 75], timeoutMs: 30_000 });
+    if (exitCode !== 75) return readLook(stdout);
   }
   return undefined;
+}
+
+/** The same for a file system that is mounted. Undefined if it can't be read. */
+export async function lookAt(mountPoint: string, file: string): Promise<Look | undefined> {
+  const { stdout } = await run('sh', ['-c', LOOK, 'look', '', '', '', mountPoint, file], { okExit: [0, 1], timeoutMs: 30_000 });
+  return readLook(stdout);
+}
+
+function readLook(stdout: string): Look | undefined {
+  const match = /^(\d+) (\d+) (\d+)\n(found\n)?/.exec(stdout);
+  if (match === null) return undefined;
+  const block = Number(match[1]);
+  return { sizeBytes: block * Number(match[2]), freeBytes: block * Number(match[3]), found: match[4] !== undefined };
 }
