@@ -1,7 +1,6 @@
-import { mkdir, rm, stat } from 'node:fs/promises';
+import { mkdir, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { run } from '../../src/system/run.js';
-import type { DriveRecord } from './layout.js';
 import { until } from './namespaces.js';
 import { makeImage, type FileSystem } from './prepare.js';
 
@@ -33,22 +32,13 @@ export async function makeDrive(image: string, options: DriveOptions): Promise<s
   return attach(image);
 }
 
-export async function attach(image: string): Promise<string> {
+async function attach(image: string): Promise<string> {
   return (await run('losetup', ['--find', '--show', image])).stdout.trim();
 }
 
 /** Waits until no loop device shows the file any more: the kernel lets go of them in the background. */
 async function letGo(image: string): Promise<void> {
   await until(`${image} to be let go`, async () => (await run('losetup', ['--associated', image])).stdout.trim() === '' ? true : undefined);
-}
-
-/** Detaches a drive, provided its device still shows the drive's file. */
-export async function detachDrive(drive: DriveRecord): Promise<void> {
-  if (await stat(drive.image).catch(() => undefined) === undefined) return; // gone, and with it the reason to look
-  const { stdout } = await run('losetup', ['--associated', drive.image, '--noheadings', '--output', 'NAME']);
-  for (const device of stdout.split('\n').map((line) => line.trim()).filter((line) => line !== '')) {
-    await run('losetup', ['--detach', device], { okExit: [0, 1] });
-  }
 }
 
 /** Detaches every loop device that shows a file below the directory, recorded or not. */

@@ -131,7 +131,8 @@ export async function makeGuest(host: LabHost, options: GuestOptions): Promise<G
   const fill = (text: string, values: Readonly<Record<string, string>>): string => text.replace(/@([A-Z]+)@/g, (_all, key: string) => values[key] ?? '');
   const plain = fill(template, {
     NAME: options.name, UUID: uuid, KIND: kind, MEMORY: kind === 'linux' ? '160' : '16',
-    DISKS: disks.map((disk) => fill(diskXml, { FORMAT: disk.format, PATH: disk.path, TARGET: disk.target })).join('').trimEnd(),
+    // The BIOS shows only disks with a place in the boot order to a boot sector.
+    DISKS: disks.map((disk, index) => fill(diskXml, { ORDER: String(index + 1), FORMAT: disk.format, PATH: disk.path, TARGET: disk.target })).join('').trimEnd(),
   });
   const xml = options.edit === undefined ? plain : options.edit(plain);
   const file = `/root/${options.name}.xml`;

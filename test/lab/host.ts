@@ -1,6 +1,7 @@
 import type { ChildProcess } from 'node:child_process';
 import { openSync, closeSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
+import { constants } from 'node:os';
 import { join } from 'node:path';
 import { run, start, type RunOptions, type RunResult } from '../../src/system/run.js';
 import { hostDirectory, type HostRecord } from './layout.js';
@@ -90,7 +91,7 @@ export class Host implements LabHost {
       closeSync(log);
     }
     const init = this.#init;
-    await plugIn(this.#lab, this.name, init);
+    await plugIn(this.#lab, this.name, this.address, init);
     await until(`host ${this.name} to boot (see ${this.directory}/init.log)`, async () => {
       if (await readFile(join(this.directory, 'ready')).then(() => true, () => false)) return true;
       if (await this.isUp()) return undefined;
@@ -168,7 +169,7 @@ export async function started(child: ChildProcess, find: () => Promise<number | 
   child.stdout?.setEncoding('utf8').on('data', (text: string) => out.push(text));
   child.stderr?.setEncoding('utf8').on('data', (text: string) => err.push(text));
   const exit = new Promise<number>((resolve) => {
-    child.once('close', (code, signal) => { resolve(code ?? (signal === 'SIGKILL' ? 137 : 255)); });
+    child.once('close', (code, signal) => { resolve(code ?? 128 + (signal === null ? 0 : constants.signals[signal])); });
     child.once('error', () => { resolve(127); });
   });
   const ended = exit.then(() => 0);

@@ -1,10 +1,10 @@
-import { mkdir, readdir, rm } from 'node:fs/promises';
+import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
 import { closeSync, openSync } from 'node:fs';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { lock } from '../../src/system/flock.js';
 import { run, start } from '../../src/system/run.js';
 import { startTime } from '../../src/system/processes.js';
-import { attach, detachBelow, detachDrive, driveImage, makeDrive, type DriveOptions } from './drives.js';
+import { detachBelow, driveImage, makeDrive, type DriveOptions } from './drives.js';
 import { makeGuest, type Guest, type GuestOptions } from './guest.js';
 import { Host } from './host.js';
 import { CHECKOUT, labDirectory, readRecord, sandbox, writeRecord, type DriveRecord, type HostRecord, type LabRecord, type Role } from './layout.js';
@@ -150,16 +150,22 @@ export class Lab {
     return device;
   }
 
-  /** `readonly`: remounts it where the host has it mounted; `detach`: the device ends with I/O errors for whoever uses it; `attach`: it is back. */
-  async breakDrive(host: string, device: string, how: 'readonly' | 'detach' | 'attach'): Promise<void> {
+  /**
+   * `readonly`: its file system turns read-only under whoever uses it; `detach`: every access to the device fails, and its content is gone for good.
+   */
+  async breakDrive(host: string, device: string, how: 'readonly' | 'detach'): Promise<void> {
     const drive = this.#record.drives.find((each) => each.host === host && each.device === device);
     if (drive === undefined) throw new Error(`${host} has no drive ${device}`);
     switch (how) {
       case 'readonly': {
-        const { stdout } = await this.host(host).run('findmnt', ['--noheadings', '--output', 'TARGET', '--source', device], { okExit: [0, 1] });
-        const places = stdout.split('\n').filter((line) => line !== '');
-        if (places.length === 0) throw new Error(`${device} is not mounted on ${host}`);
-        for (const place of places) await this.host(host).run('mount', ['-o', 'remount,ro,force', place], { okExit: [0, 32] });
+        const { stdout } = await this.host(host).run('findmnt', ['--noheadings', '--output', 'FSTYPE,TARGET', '--source', device], { okExit: [0, 1] });
+        const mounts = stdout.split('\n').filter((line) => line !== '').map((line) => line.split(/\s+/));
+        if (mounts.length === 0) throw new Error(`${device} is not mounted on ${host}`);
+        for (const [fs = '', place = ''] of mounts) {
+          // What ext4 itself does when a drive fails, open files or not; other file systems are asked to.
+          if (fs === 'ext4') await writeFile(`/sys/fs/ext4/${basename(device)}/trigger_fs_error`, 'the lab broke this drive\n');
+          else await this.host(host).run('mount', ['-o', 'remount,ro', place]);
+        }
         return;
       }
       case 'detach':
@@ -167,12 +173,6 @@ export class Lab {
         await run('truncate', ['--size=0', drive.image]);
         await run('losetup', ['--set-capacity', device]);
         return;
-      case 'attach': {
-        await detachDrive(drive);
-        const again = await attach(drive.image);
-        await this.#recordDrives(this.#record.drives.map((each) => each === drive ? { ...drive, device: again } : each));
-        return;
-      }
     }
   }
 

@@ -22,9 +22,17 @@ async function atHost(init: number, program: string, ...args: readonly string[])
   await run('nsenter', [`--target=${String(init)}`, '--net', '--', program, ...args]);
 }
 
+/** A host keeps its hardware address over a power cut, or others would look for it in vain for a while. */
+export function hardwareAddress(address: string): string {
+  return `02:77:00:00:00:${Number(address.split('.')[3]).toString(16).padStart(2, '0')}`;
+}
+
 /** Connects a host's `eth0` with the bridge; the port there has the host's name. */
-export async function plugIn(lab: string, host: string, init: number): Promise<void> {
-  await atSwitch(lab, 'ip', 'link', 'add', host, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', String(init));
+export async function plugIn(lab: string, host: string, address: string, init: number): Promise<void> {
+  // After a power cut the old port may still be there: the kernel takes a dead network namespace apart in the background.
+  await atSwitch(lab, 'ip', 'link', 'del', host).catch(() => undefined); // usually there is none
+  await atSwitch(lab, 'ip', 'link', 'add', host, 'type', 'veth', 'peer', 'name', 'eth0',
+    'address', hardwareAddress(address), 'netns', String(init));
   await atSwitch(lab, 'ip', 'link', 'set', host, 'master', 'br0', 'up');
 }
 

@@ -111,7 +111,7 @@ export async function makeImage(path: string, sizeMiB: number, fs: FileSystem): 
   await handle.truncate(sizeMiB * 1024 * 1024);
   await handle.close();
   const make: Record<FileSystem, readonly [string, ...string[]]> = {
-    ext4: ['mkfs.ext4', '-q', '-F', '-E', 'lazy_itable_init=1,lazy_journal_init=1,nodiscard', '-m', '0'],
+    ext4: ['mkfs.ext4', '-q', '-F', '-E', 'lazy_itable_init=1,lazy_journal_init=1,nodiscard', '-m', '0', '-e', 'remount-ro'],
     xfs: ['mkfs.xfs', '-q', '-f', '-K'],
     btrfs: ['mkfs.btrfs', '-q', '-f', '-K'],
     vfat: ['mkfs.vfat', '-F', '32'],
