@@ -4,25 +4,19 @@ import { all, attributeOf, first, type XmlElement } from './xml.js';
 
 /**
  * The definition of a transient server is only to be had as that of the running domain, which says more than a definition should. libvirt
- * passes over most of it (`id`, aliases, `/dev/pts` paths, `vnet` names). What would stop the server from starting on another host is taken out.
+ * passes over most of it (`id`, aliases, port IDs, `/dev/pts` paths, `vnet` names), so it stays. What would stop the server from starting on another
+ * host is taken out.
  */
 export function clearLiveState(root: XmlElement, edits: TextEdits, record: Recorder): void {
-  if (attributeOf(root, 'id') === undefined) return;
+  if (!isOfRunningDomain(root)) return;
 
-  // labels that this host's security driver made for this one process; the other host may have another driver, or none
+  // a label that this host's AppArmor or SELinux made for one process: libvirt refuses to start it where that driver is missing
   for (const label of all(root, 'seclabel')) {
-    if (attributeOf(label, 'type') !== 'dynamic') continue;
-    const made = label.children.filter(({ name }) => name === 'label' || name === 'imagelabel');
-    if (made.length === 0) continue;
-    if (first(label, 'baselabel') === undefined) {
-      record('seclabel', attributeOf(label, 'model'), undefined);
-      edits.removeElement(label);
-    } else {
-      for (const child of made) {
-        record(`seclabel/${child.name}`, child.text.trim(), undefined);
-        edits.removeElement(child);
-      }
-    }
+    if (attributeOf(label, 'type') !== 'dynamic' || attributeOf(label, 'model') === 'dac') continue;
+    const made = label.children.some(({ name }) => name === 'label' || name === 'imagelabel');
+    if (!made || first(label, 'baselabel') !== undefined) continue; // an admin asked for this driver
+    record('seclabel', attributeOf(label, 'model'), undefined);
+    edits.removeElement(label);
   }
 
   // `full` demands every feature bit that QEMU gave on the old host, as for a migration
@@ -31,12 +25,10 @@ export function clearLiveState(root: XmlElement, edits: TextEdits, record: Recor
     record('cpu/@check', 'full', 'partial');
     edits.replaceAttribute(check, 'check', 'partial');
   }
+}
 
-  // a port of the old host's virtual network
-  for (const interface_ of all(root, 'devices', 'interface')) {
-    const port = first(interface_, 'source')?.attributes.find(({ name }) => name === 'portid');
-    if (port === undefined) continue;
-    record('devices/interface/source/@portid', port.value, undefined);
-    edits.removeAttribute(port);
-  }
+/** `virsh dumpxml` of a running domain has an ID; with `--inactive`, of a transient one, only the aliases that libvirt gave give it away. */
+function isOfRunningDomain(root: XmlElement): boolean {
+  return attributeOf(root, 'id') !== undefined
+    || first(root, 'devices')?.children.some((device) => all(device, 'alias').some((alias) => attributeOf(alias, 'name')?.startsWith('ua-') === false)) === true;
 }

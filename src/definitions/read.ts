@@ -34,6 +34,8 @@ export interface DefinitionFacts {
   readonly hostDevices: readonly string[];
   /** Other paths on the host without which it does not start. */
   readonly paths: readonly PathFacts[];
+  /** Security drivers it insists on (`apparmor`, `selinux`); it does not start where one is missing. */
+  readonly securityModels: readonly string[];
   /** Arguments handed to QEMU past libvirt. */
   readonly commandLine: readonly string[];
 }
@@ -95,6 +97,7 @@ export function readDefinition(xml: string, what = 'the definition'): Definition
     nics: sources('direct', 'dev'),
     hostDevices: all(root, 'devices', 'hostdev').map(hostDevice),
     paths: pathFacts(root),
+    securityModels: unique(all(root, 'seclabel').flatMap((label) => attributeOf(label, 'model') ?? []).filter((model) => model !== 'dac')),
     commandLine: all(root, 'qemu:commandline', 'qemu:arg').flatMap((argument) => attributeOf(argument, 'value') ?? []),
   };
 }
