@@ -1,0 +1,60 @@
+import { LOOKAHEAD } from './frames.js';
+import { DIGEST_BYTES } from './geometry.js';
+import { Refusal } from './refusals.js';
+
+/** The digests of what the destination holds, as they arrive at the sender. Bounded, because the receiver waits for answers. */
+export class Comparison {
+  readonly #blocks: number;
+  readonly #window = Buffer.alloc(2 * LOOKAHEAD * DIGEST_BYTES);
+  #from = 0;
+  #until = 0;
+  #expected: boolean | undefined;
+  #failure: Error | undefined;
+  #wake: (() => void) | undefined;
+
+  constructor(blocks: number) {
+    this.#blocks = blocks;
+  }
+
+  /** The receiver is ready: digests will come, or it holds nothing. */
+  ready(compare: boolean): void {
+    if (this.#expected !== undefined) throw new Refusal('out-of-place', 'ready');
+    this.#expected = compare;
+    this.#wake?.();
+  }
+
+  add(first: number, digests: Buffer): void {
+    const count = digests.length / DIGEST_BYTES;
+    if (this.#expected !== true) throw new Refusal('out-of-place', 'have');
+    if (first !== this.#until || first + count > this.#blocks || first + count - this.#from > 2 * LOOKAHEAD) throw new Refusal('lookahead');
+    for (let index = 0; index < count; index++) {
+      digests.copy(this.#window, (first + index) % (2 * LOOKAHEAD) * DIGEST_BYTES, index * DIGEST_BYTES, (index + 1) * DIGEST_BYTES);
+    }
+    this.#until += count;
+    this.#wake?.();
+  }
+
+  fail(error: Error): void {
+    this.#failure ??= error;
+    this.#wake?.();
+  }
+
+  /** Whether what is held at `index` is known now, so that `holds` need not wait. */
+  knows(index: number): boolean {
+    return this.#expected === false || index < this.#until;
+  }
+
+  /** Whether the destination holds exactly this block. Blocks must be asked for in order. */
+  async holds(index: number, digest: Buffer): Promise<boolean> {
+    while (this.#failure === undefined && (this.#expected === undefined || !this.knows(index))) {
+      await new Promise<void>((resolve) => {
+        this.#wake = () => { this.#wake = undefined; resolve(); };
+      });
+    }
+    if (this.#failure !== undefined) throw this.#failure;
+    this.#from = index + 1;
+    if (this.#expected === false) return false;
+    const at = index % (2 * LOOKAHEAD) * DIGEST_BYTES;
+    return this.#window.compare(digest, 0, DIGEST_BYTES, at, at + DIGEST_BYTES) === 0;
+  }
+}

@@ -1,0 +1,243 @@
+import { isErrorData, type ErrorData } from '../model/errors.js';
+import { DIGEST_BYTES, type Geometry } from './geometry.js';
+import { Refusal } from './refusals.js';
+
+/**
+ * The wire. Both sides begin with a preamble (8 bytes of magic, 4 of version), then come frames: a header of 8 bytes
+ * (type, three zero bytes, payload length) and a payload. Numbers are little-endian.
+ *
+ *   sender:   HELLO (SAME | ZERO | DATA)* END, then end of file; or ABORT
+ *   receiver: READY HAVE* RESULT; or ERROR
+ *   both:     PING at any time between
+ *
+ * Blocks are answered in order, each exactly once.
+ */
+export const MAGIC = Buffer.from('dr-xfer\n', 'latin1');
+export const WIRE_VERSION = 1;
+export const PREAMBLE_BYTES = MAGIC.length + 4;
+export const HEADER_BYTES = 8;
+
+export const PING_MS = 3_000;
+/** A side that heard nothing for this long gives up: a cut link gives no end of file. */
+export const SILENCE_MS = 12_000;
+
+/** Receiver's digests that may be on their way to the sender or not yet answered, in blocks. */
+export const LOOKAHEAD = 1024;
+/** A frame of digests holds no more than this many. */
+export const HAVE_MAX = 256;
+
+export const TYPE = {
+  ping: 0x01, hello: 0x02, abort: 0x03,
+  same: 0x10, zero: 0x11, data: 0x12, end: 0x13,
+  ready: 0x20, have: 0x21, result: 0x22, error: 0x23,
+} as const;
+
+export type FrameType = keyof typeof TYPE;
+
+const NAMES = new Map<number, FrameType>(Object.entries(TYPE).map(([name, code]) => [code, name as FrameType]));
+
+const RUN_BYTES = 16;
+/** Index and digest of a block, before its bytes. */
+export const DATA_PREFIX_BYTES = 8 + DIGEST_BYTES;
+const END_BYTES = 3 * 8 + DIGEST_BYTES;
+const JSON_MAX = 64 * 1024;
+
+export interface Header {
+  readonly type: FrameType;
+  readonly length: number;
+}
+
+export function preamble(): Buffer {
+  const bytes = Buffer.alloc(PREAMBLE_BYTES);
+  MAGIC.copy(bytes);
+  bytes.writeUInt32LE(WIRE_VERSION, MAGIC.length);
+  return bytes;
+}
+
+export function checkPreamble(bytes: Buffer): void {
+  if (!bytes.subarray(0, MAGIC.length).equals(MAGIC)) throw new Refusal('not-ours', `it began with ${JSON.stringify(bytes.toString('latin1'))}`);
+  const version = bytes.readUInt32LE(MAGIC.length);
+  if (version !== WIRE_VERSION) throw new Refusal('version', `${String(version)} there, ${String(WIRE_VERSION)} here`);
+}
+
+export function header(type: FrameType, length: number): Buffer {
+  const bytes = Buffer.alloc(HEADER_BYTES);
+  bytes.writeUInt8(TYPE[type], 0);
+  bytes.writeUInt32LE(length, 4);
+  return bytes;
+}
+
+/** Reads a header and holds the length against what the type can have, so that nothing is allocated on a liar's word. */
+export function parseHeader(bytes: Buffer, blockBytes: number): Header {
+  const code = bytes.readUInt8(0);
+  const type = NAMES.get(code);
+  if (type === undefined) throw new Refusal('unknown-type', `0x${code.toString(16)}`);
+  if (bytes.readUIntLE(1, 3) !== 0) throw new Refusal('reserved');
+  const length = bytes.readUInt32LE(4);
+  if (!possible(type, length, blockBytes)) throw new Refusal('frame-length', `${type} of ${String(length)} bytes`);
+  return { type, length };
+}
+
+function possible(type: FrameType, length: number, blockBytes: number): boolean {
+  switch (type) {
+    case 'ping': return length === 0;
+    case 'same': case 'zero': return length === RUN_BYTES;
+    case 'end': return length === END_BYTES;
+    case 'data': return length > DATA_PREFIX_BYTES && length <= DATA_PREFIX_BYTES + blockBytes;
+    case 'have': return length > 8 && length <= 8 + HAVE_MAX * DIGEST_BYTES && (length - 8) % DIGEST_BYTES === 0;
+    case 'hello': case 'abort': case 'ready': case 'result': case 'error': return length > 0 && length <= JSON_MAX;
+  }
+}
+
+function frame(type: FrameType, payload: Buffer): Buffer {
+  return Buffer.concat([header(type, payload.length), payload]);
+}
+
+export function pingFrame(): Buffer {
+  return header('ping', 0);
+}
+
+export function jsonFrame(type: 'hello' | 'abort' | 'ready' | 'result' | 'error', value: unknown): Buffer {
+  return frame(type, Buffer.from(JSON.stringify(value)));
+}
+
+/** `count` blocks from `first` on are the same, or are zero. */
+export interface Run {
+  readonly first: number;
+  readonly count: number;
+}
+
+export function runFrame(type: 'same' | 'zero', { first, count }: Run): Buffer {
+  const payload = Buffer.alloc(RUN_BYTES);
+  payload.writeBigUInt64LE(BigInt(first), 0);
+  payload.writeBigUInt64LE(BigInt(count), 8);
+  return frame(type, payload);
+}
+
+export function parseRun(payload: Buffer): Run {
+  return { first: number(payload, 0), count: number(payload, 8) };
+}
+
+/** Header and prefix of a data frame; the block's bytes follow. */
+export function dataPrefix(index: number, digest: Uint8Array, length: number): Buffer {
+  const bytes = Buffer.alloc(HEADER_BYTES + DATA_PREFIX_BYTES);
+  header('data', DATA_PREFIX_BYTES + length).copy(bytes);
+  bytes.writeBigUInt64LE(BigInt(index), HEADER_BYTES);
+  bytes.set(digest, HEADER_BYTES + 8);
+  return bytes;
+}
+
+export function parseDataPrefix(prefix: Buffer): { readonly index: number; readonly digest: Buffer } {
+  return { index: number(prefix, 0), digest: Buffer.from(prefix.subarray(8, DATA_PREFIX_BYTES)) };
+}
+
+/** How many blocks were answered how. */
+export interface Counts {
+  readonly same: number;
+  readonly zero: number;
+  readonly data: number;
+}
+
+export function endFrame(counts: Counts, total: Uint8Array): Buffer {
+  const payload = Buffer.alloc(END_BYTES);
+  payload.writeBigUInt64LE(BigInt(counts.same), 0);
+  payload.writeBigUInt64LE(BigInt(counts.zero), 8);
+  payload.writeBigUInt64LE(BigInt(counts.data), 16);
+  payload.set(total, 24);
+  return frame('end', payload);
+}
+
+export function parseEnd(payload: Buffer): { readonly counts: Counts; readonly total: Buffer } {
+  return {
+    counts: { same: number(payload, 0), zero: number(payload, 8), data: number(payload, 16) },
+    total: Buffer.from(payload.subarray(24, 24 + DIGEST_BYTES)),
+  };
+}
+
+export function haveFrame(first: number, digests: Uint8Array): Buffer {
+  const payload = Buffer.alloc(8 + digests.length);
+  payload.writeBigUInt64LE(BigInt(first), 0);
+  payload.set(digests, 8);
+  return frame('have', payload);
+}
+
+export function parseHave(payload: Buffer): { readonly first: number; readonly digests: Buffer } {
+  return { first: number(payload, 0), digests: Buffer.from(payload.subarray(8)) };
+}
+
+/** The sender's first words: which ticket, the proof that it was given to him, and what is coming. */
+export interface Hello {
+  readonly ticket: string;
+  readonly secret: string;
+  readonly bytes: number;
+  readonly blockBytes: number;
+}
+
+export function parseHello(payload: Buffer): Hello {
+  const value = parseJson(payload);
+  const { ticket, secret, bytes, blockBytes } = value;
+  if (typeof ticket !== 'string' || typeof secret !== 'string' || !isSize(bytes) || !isSize(blockBytes)) throw new Refusal('bad-json', 'hello');
+  return { ticket, secret, bytes, blockBytes };
+}
+
+/** Whether digests of what is there will follow, or everything there reads as zeros. */
+export interface Ready {
+  readonly compare: boolean;
+  readonly disk: Geometry;
+}
+
+export function parseReady(payload: Buffer): { readonly compare: boolean } {
+  const { compare } = parseJson(payload);
+  if (typeof compare !== 'boolean') throw new Refusal('bad-json', 'ready');
+  return { compare };
+}
+
+/** What the receiver found at the end. */
+export interface Received {
+  readonly digest: string;
+  /** Bytes written to the image, zeros included where they had to be written; punched ranges do not count. */
+  readonly bytesWritten: number;
+  /** `device`: every block was read back past the page cache, or proven so before. */
+  readonly proof: 'device' | 'cached';
+  /** RFC 3339; when the oldest block was last proven. */
+  readonly provenSince: string;
+}
+
+export function parseReceived(value: unknown): Received | undefined {
+  if (typeof value !== 'object' || value === null) return undefined;
+  const { digest, bytesWritten, proof, provenSince } = value as Record<string, unknown>;
+  if (typeof digest !== 'string' || !isSize(bytesWritten) || (proof !== 'device' && proof !== 'cached') || typeof provenSince !== 'string') return undefined;
+  return { digest, bytesWritten, proof, provenSince };
+}
+
+export function parseResult(payload: Buffer): Received {
+  const result = parseReceived(parseJson(payload));
+  if (result === undefined) throw new Refusal('bad-json', 'result');
+  return result;
+}
+
+export function parseError(payload: Buffer): ErrorData {
+  const value = parseJson(payload);
+  if (!isErrorData(value)) throw new Refusal('bad-json', 'error');
+  return value;
+}
+
+function parseJson(payload: Buffer): Record<string, unknown> {
+  try {
+    const value: unknown = JSON.parse(payload.toString('utf8'));
+    if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
+  } catch {
+    // refused below, like any other JSON that is not an object
+  }
+  throw new Refusal('bad-json');
+}
+
+function isSize(value: unknown): value is number {
+  return typeof value === 'number' && Number.isSafeInteger(value) && value >= 0;
+}
+
+/** A 64-bit number; one that is too large to be an index is kept too large, and refused where it is used. */
+function number(payload: Buffer, offset: number): number {
+  const value = payload.readBigUInt64LE(offset);
+  return value > BigInt(Number.MAX_SAFE_INTEGER) ? Number.MAX_SAFE_INTEGER : Number(value);
+}

@@ -1,0 +1,176 @@
+import { DrError } from '../model/errors.js';
+import { log } from '../system/log.js';
+import { residentBytes } from '../system/page-cache.js';
+import { step } from '../system/steps.js';
+import { dropPages, punchHole, zeroDevice } from '../system/zero-range.js';
+import type { BlockJob } from './block-jobs.js';
+import type { BlockPool, Slot } from './block-pool.js';
+import { asDestinationError, destinationFailure } from './failures.js';
+import type { Run } from './frames.js';
+import { lengthOf, SECTOR_BYTES, type Geometry } from './geometry.js';
+import type { OpenedImage } from './image-file.js';
+
+/** Shorter runs of zeros are written: starting a program takes longer. */
+const PUNCH_FROM_BLOCKS = 4;
+/** Longer ones are punched piece by piece, so that one call never takes long. */
+const PUNCH_UP_TO_BLOCKS = 16 * 1024;
+/** Writes and ranges of zeros that may be under way or waiting. */
+const MAX_UNDER_WAY = 64;
+/** Blocks being proven at once while a punched range is read back. */
+const PROVE_BATCH = 4;
+
+/**
+ * Brings an image's blocks to what was captured, and proves each by reading it back past the page cache. Work goes on in the background;
+ * the first failure is reported once, at once.
+ */
+export class ImageWriter {
+  readonly #disk: Geometry;
+  readonly #image: OpenedImage;
+  readonly #pool: BlockPool;
+  readonly #readBack: boolean;
+  readonly #zeroDigest: (index: number) => Buffer;
+  readonly #failed: (error: DrError) => void;
+  readonly #under = new Set<Promise<void>>();
+  #zeros: Run | undefined;
+  #zeroing: Promise<void> = Promise.resolve();
+  #canPunch = true;
+  #begun = false;
+  #bytesWritten = 0;
+  #residentBefore = 0;
+
+  constructor(disk: Geometry, image: OpenedImage, pool: BlockPool, options: {
+    readonly readBack: boolean;
+    readonly zeroDigest: (index: number) => Buffer;
+    readonly failed: (error: DrError) => void;
+  }) {
+    this.#disk = disk;
+    this.#image = image;
+    this.#pool = pool;
+    this.#readBack = options.readBack;
+    this.#zeroDigest = options.zeroDigest;
+    this.#failed = options.failed;
+  }
+
+  get bytesWritten(): number {
+    return this.#bytesWritten;
+  }
+
+  /** Notes what of the image is in the page cache before anything is read, as the measure of what reading leaves there. */
+  async open(): Promise<void> {
+    if (!this.#measurable) return;
+    await dropPages(this.#openFile).catch(() => undefined); // what stays is counted and subtracted
+    this.#residentBefore = await residentBytes(this.#openFile).catch(() => Number.NaN);
+  }
+
+  /** Takes over the slot and gives it back to the pool when the block is proven. */
+  data(index: number, digest: Buffer, slot: Slot): void {
+    this.#beforeWrite();
+    this.#track(this.#block(index, digest, slot).finally(() => { this.#pool.release(slot); }));
+  }
+
+  /** These blocks must end as zeros, whatever is there now. Neighbouring runs are dealt with together. */
+  zeros({ first, count }: Run): void {
+    const pending = this.#zeros;
+    if (pending !== undefined && pending.first + pending.count === first && pending.count + count <= PUNCH_UP_TO_BLOCKS) {
+      this.#zeros = { first: pending.first, count: pending.count + count };
+      return;
+    }
+    this.#flushZeros();
+    this.#zeros = { first, count };
+  }
+
+  /** Resolves when not too much is under way, so that memory stays bounded. */
+  async room(): Promise<void> {
+    if (this.#under.size > MAX_UNDER_WAY) await Promise.race(this.#under);
+  }
+
+  /** Resolves when every block is there, proven and durable. `device` if all of them were read back past the page cache. */
+  async finish(): Promise<'device' | 'cached'> {
+    this.#flushZeros();
+    await this.settled();
+    await this.#image.sync();
+    if (!this.#image.direct || !this.#readBack) return 'cached';
+    if (!this.#measurable) return 'device';
+    // Some file systems accept O_DIRECT and go through the page cache all the same; that shows in what they leave there.
+    const grown = await residentBytes(this.#openFile).catch(() => Number.NaN) - this.#residentBefore;
+    const tail = this.#disk.bytes % SECTOR_BYTES === 0 ? 0 : 16 * SECTOR_BYTES; // the last sector's rest is written through the cache: at most one page
+    if (grown <= tail) return 'device';
+    log.warn('reading back went through the page cache', { path: this.#image.path, bytes: grown });
+    return 'cached';
+  }
+
+  /** Resolves when no thread uses the image any more, whether its work succeeded or not. */
+  async settled(): Promise<void> {
+    while (this.#under.size > 0) await Promise.all(this.#under);
+  }
+
+  /** The open file itself, for programs: its name may lead elsewhere by now. */
+  get #openFile(): string {
+    return `/proc/${String(process.pid)}/fd/${String(this.#image.tailFd)}`;
+  }
+
+  get #measurable(): boolean {
+    return this.#image.kind === 'file' && this.#image.direct && this.#readBack;
+  }
+
+  #beforeWrite(): void {
+    if (!this.#begun) step('receive-before-first-write');
+    this.#begun = true;
+  }
+
+  #track(work: Promise<void>): void {
+    const tracked = work.catch((error: unknown) => { this.#failed(asDestinationError(this.#image.path, error)); }).finally(() => { this.#under.delete(tracked); });
+    this.#under.add(tracked);
+  }
+
+  /** Writes one block, zeros without a slot, and proves it. */
+  async #block(index: number, digest: Buffer, slot: Slot | undefined): Promise<void> {
+    const length = lengthOf(this.#disk, index);
+    await this.#perform({
+      kind: 'write', fd: this.#image.fd, tailFd: this.#image.tailFd, offset: index * this.#disk.blockBytes, length, digest, readBack: this.#readBack,
+      ...(slot === undefined ? {} : { slot: slot.at }),
+    });
+    this.#bytesWritten += length;
+    step('receive-after-block');
+  }
+
+  async #perform(job: BlockJob): Promise<void> {
+    const outcome = await this.#pool.run(job);
+    if (outcome.kind !== 'done') throw destinationFailure(this.#image.path, job.offset, outcome);
+  }
+
+  #flushZeros(): void {
+    const run = this.#zeros;
+    this.#zeros = undefined;
+    if (run === undefined) return;
+    this.#beforeWrite();
+    this.#zeroing = this.#zeroing.then(() => this.#makeZero(run)); // one range at a time
+    this.#track(this.#zeroing);
+  }
+
+  async #makeZero({ first, count }: Run): Promise<void> {
+    const punched = count >= PUNCH_FROM_BLOCKS && await this.#punch(first * this.#disk.blockBytes,
+      Math.min(this.#disk.bytes, (first + count) * this.#disk.blockBytes) - first * this.#disk.blockBytes);
+    const proveToo = punched && this.#readBack;
+    if (punched && !proveToo) return;
+    for (let index = first; index < first + count; index += PROVE_BATCH) {
+      const batch = Array.from({ length: Math.min(PROVE_BATCH, first + count - index) }, (_, each) => index + each);
+      await Promise.all(batch.map((each) => proveToo
+        ? this.#perform({ kind: 'prove', fd: this.#image.fd, offset: each * this.#disk.blockBytes, length: lengthOf(this.#disk, each), digest: this.#zeroDigest(each) })
+        : this.#block(each, this.#zeroDigest(each), undefined)));
+    }
+  }
+
+  /** Whether the range reads as zeros now without having been written. */
+  async #punch(offset: number, length: number): Promise<boolean> {
+    if (!this.#canPunch) return false;
+    try {
+      await (this.#image.kind === 'file' ? punchHole : zeroDevice)(this.#openFile, offset, length);
+      return true;
+    } catch (error) {
+      this.#canPunch = false;
+      log.info('zeros are written: ranges can\'t be punched there', { path: this.#image.path, why: DrError.from(error).message });
+      return false;
+    }
+  }
+}

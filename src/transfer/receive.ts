@@ -1,0 +1,215 @@
+import { join } from 'node:path';
+import type { Readable, Writable } from 'node:stream';
+import { DrError } from '../model/errors.js';
+import { zeroExtents } from '../system/qemu.js';
+import { step } from '../system/steps.js';
+import { Accounting } from './accounting.js';
+import type { BlockPool } from './block-pool.js';
+import { DigestFile } from './digest-file.js';
+import { asDestinationError } from './failures.js';
+import { DATA_PREFIX_BYTES, jsonFrame, parseDataPrefix, parseEnd, parseError, parseHello, parseRun, type Hello, type Received, type Run } from './frames.js';
+import { geometry, imageDigest, zeroDigests, type Geometry } from './geometry.js';
+import { Holdings } from './holdings.js';
+import { openToWrite, type OpenedImage } from './image-file.js';
+import { ImageWriter } from './image-writer.js';
+import { Refusal } from './refusals.js';
+import { keepResult, type Offer } from './ticket.js';
+import { WireReader, WireWriter } from './wire.js';
+
+/** A sender's ticket was found good, and nobody else writes the image. */
+export interface Admission extends AsyncDisposable {
+  readonly directory: string;
+  readonly offer: Offer;
+  /** Somebody began to write with this ticket before: what the image holds is unknown. */
+  readonly usedBefore: boolean;
+}
+
+export interface ReceiveOptions {
+  /** Throws a Refusal (`ticket`) or `locked`. Called once, after the greeting. */
+  readonly admit: (hello: Hello) => Promise<Admission>;
+  readonly pool: BlockPool;
+  /** Ends the transfer with the reason given. */
+  readonly signal?: AbortSignal;
+  readonly blockBytes: number;
+  readonly silenceMs?: number;
+  readonly now?: () => Date;
+}
+
+/**
+ * The destination's side of one transfer. Resolves when every block is written, zeroed or the same, proven, durable, and the
+ * result is kept with the ticket; whatever else happens, it throws, the sender is told why, and nothing is called complete.
+ */
+export async function receive(input: Readable, output: Writable, options: ReceiveOptions): Promise<Received> {
+  const reader = new WireReader(input, options.silenceMs);
+  const wire = new WireWriter(output, () => undefined); // a sender that is gone ends the input too
+  const abort = (): void => { reader.fail(DrError.from(options.signal?.reason)); };
+  options.signal?.addEventListener('abort', abort);
+  let path = 'the image';
+  try {
+    void wire.preamble().catch(() => undefined); // as above
+    await reader.preamble();
+    const hello = await greeting(reader, options.blockBytes);
+    await using admission = await options.admit(hello);
+    path = admission.offer.path;
+    const result = await new Receiving(reader, wire, hello, admission, options).run();
+    await keepResult(admission.directory, result);
+    step('receive-after-proof');
+    await wire.send(jsonFrame('result', result)).catch(() => undefined); // the result is kept: whoever asks the agent finds it
+    return result;
+  } catch (error) {
+    const failure = asDestinationError(path, error);
+    await wire.send(jsonFrame('error', failure.toJSON())).catch(() => undefined); // nobody is there to be told
+    throw failure;
+  } finally {
+    options.signal?.removeEventListener('abort', abort);
+    reader.close();
+    await wire.end();
+  }
+}
+
+async function greeting(reader: WireReader, blockBytes: number): Promise<Hello> {
+  const first = await reader.header(blockBytes);
+  if (first === undefined) throw new Refusal('truncated', 'before the greeting');
+  if (first.type !== 'hello') throw new Refusal('out-of-place', `${first.type} instead of hello`);
+  return parseHello(await reader.payload(first.length));
+}
+
+/** One transfer after the greeting. */
+class Receiving {
+  readonly #reader: WireReader;
+  readonly #wire: WireWriter;
+  readonly #admission: Admission;
+  readonly #options: ReceiveOptions;
+  readonly #disk: Geometry;
+  readonly #accounting: Accounting;
+  readonly #zeroDigest: (index: number) => Buffer;
+  #failure: DrError | undefined;
+
+  constructor(reader: WireReader, wire: WireWriter, hello: Hello, admission: Admission, options: ReceiveOptions) {
+    const { offer } = admission;
+    if (hello.bytes !== offer.bytes) throw new Refusal('size', `${String(hello.bytes)} bytes instead of ${String(offer.bytes)}`);
+    if (hello.blockBytes !== options.blockBytes) throw new Refusal('size', `blocks of ${String(hello.blockBytes)} bytes`);
+    this.#reader = reader;
+    this.#wire = wire;
+    this.#admission = admission;
+    this.#options = options;
+    this.#disk = geometry(offer.bytes, options.blockBytes);
+    this.#accounting = new Accounting(this.#disk);
+    this.#zeroDigest = zeroDigests(this.#disk);
+  }
+
+  async run(): Promise<Received> {
+    const began = (this.#options.now?.() ?? new Date()).toISOString();
+    const { offer, directory, usedBefore } = this.#admission;
+    await using image = await openOffered(offer);
+    const fresh = !usedBefore && offer.start === 'fresh' && await readsAsZeros(image, offer.bytes);
+    const recycle = !usedBefore && typeof offer.start === 'object' ? offer.start : undefined;
+
+    const writer = new ImageWriter(this.#disk, image, this.#options.pool, {
+      readBack: offer.readBack, zeroDigest: this.#zeroDigest, failed: (error) => { this.#fail(error); },
+    });
+    await writer.open();
+    await using digests = await DigestFile.create(join(directory, 'digests'));
+    const holdings = new Holdings(this.#disk, image, this.#options.pool, this.#wire);
+    await this.#wire.send(jsonFrame('ready', { compare: !fresh }));
+    const offering = fresh ? Promise.resolve() : holdings.offer(recycle?.recycle).catch((error: unknown) => { this.#fail(asDestinationError(offer.path, error)); });
+    try {
+      const total = await this.#answers(writer, digests, holdings, fresh);
+      step('receive-before-proof');
+      const proof = await writer.finish();
+      if (this.#failure !== undefined) throw this.#failure;
+      if (!(await digests.finish()).equals(total)) throw new Refusal('total');
+      const provenSince = recycle !== undefined && this.#recycledSame > 0 && recycle.provenSince < began ? recycle.provenSince : began;
+      return { digest: imageDigest(total), bytesWritten: writer.bytesWritten, proof, provenSince };
+    } catch (error) {
+      throw this.#failure ?? error;
+    } finally {
+      holdings.stop();
+      await Promise.allSettled([offering, writer.settled()]); // no thread may use the image after it is closed
+    }
+  }
+
+  /** Blocks that were called the same on the word of an earlier proof. */
+  #recycledSame = 0;
+
+  /** Reads the sender's answers to their end and sets the work going; the digest he ended with. */
+  async #answers(writer: ImageWriter, digests: DigestFile, holdings: Holdings, fresh: boolean): Promise<Buffer> {
+    for (;;) {
+      const found = await this.#reader.header(this.#disk.blockBytes);
+      if (found === undefined) throw new Refusal('truncated', `after ${String(this.#accounting.next)} of ${String(this.#disk.blocks)} blocks`);
+      switch (found.type) {
+        case 'same': {
+          const run = parseRun(await this.#reader.payload(found.length));
+          this.#accounting.run('same', run, holdings.offered);
+          this.#recycledSame += Math.max(0, Math.min(run.first + run.count, holdings.recycled) - run.first);
+          await digests.add(holdings.digests(run.first, run.count));
+          break;
+        }
+        case 'zero': {
+          const run = parseRun(await this.#reader.payload(found.length));
+          this.#accounting.run('zero', run, holdings.offered);
+          await this.#addZeros(digests, run);
+          if (!fresh) writer.zeros(run); // in a fresh image they are holes that we made
+          break;
+        }
+        case 'data':
+          await this.#data(writer, digests, found.length - DATA_PREFIX_BYTES);
+          break;
+        case 'end': {
+          const { counts, total } = parseEnd(await this.#reader.payload(found.length));
+          this.#accounting.end(counts);
+          await this.#reader.end();
+          return total;
+        }
+        case 'abort': throw DrError.fromData(parseError(await this.#reader.payload(found.length)));
+        case 'ping': case 'hello': case 'ready': case 'have': case 'result': case 'error':
+          throw new Refusal('out-of-place', found.type);
+      }
+      holdings.answered(this.#accounting.next);
+      await writer.room();
+    }
+  }
+
+  async #data(writer: ImageWriter, digests: DigestFile, length: number): Promise<void> {
+    const { index, digest } = parseDataPrefix(await this.#reader.payload(DATA_PREFIX_BYTES));
+    this.#accounting.data(index, length);
+    const slot = await this.#options.pool.acquire();
+    try {
+      if (!await this.#reader.fill(slot.bytes.subarray(0, length))) throw new Refusal('truncated', 'before a block\'s bytes');
+    } catch (error) {
+      this.#options.pool.release(slot);
+      throw error;
+    }
+    await digests.add(digest);
+    writer.data(index, digest, slot);
+  }
+
+  async #addZeros(digests: DigestFile, { first, count }: Run): Promise<void> {
+    const whole = this.#zeroDigest(0);
+    for (let index = first; index < first + count; index++) await digests.add(index === this.#disk.blocks - 1 ? this.#zeroDigest(index) : whole);
+  }
+
+  #fail(error: DrError): void {
+    this.#failure ??= error;
+    this.#reader.fail(error);
+  }
+}
+
+/** Opens what the ticket was made for, and nothing else. */
+async function openOffered(offer: Offer): Promise<OpenedImage> {
+  const image = await openToWrite(offer.path);
+  const why = image.identity !== offer.identity ? 'is not what it was when the transfer was prepared'
+    : image.bytes < offer.bytes ? `has only ${String(image.bytes)} bytes` : undefined;
+  if (why === undefined) return image;
+  await image[Symbol.asyncDispose]();
+  throw new DrError('state-changed', `${offer.path} ${why}. Nothing was written.`, 'Run the job again; it looks at everything afresh.');
+}
+
+/** Whether a file said to be fresh is nothing but holes. A device never is: its content is unknown until it is read. */
+async function readsAsZeros(image: OpenedImage, bytes: number): Promise<boolean> {
+  if (image.kind === 'device') return false;
+  if (image.allocatedBytes === 0 || bytes === 0) return true;
+  const [first] = await zeroExtents(`/proc/${String(process.pid)}/fd/${String(image.tailFd)}`, 'raw').catch(() => []); // then it is read
+  return first?.start === 0 && first.length >= bytes;
+}
+

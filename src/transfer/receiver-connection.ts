@@ -1,0 +1,52 @@
+import type { Readable, Writable } from 'node:stream';
+import { DrError } from '../model/errors.js';
+import { startThere } from '../system/ssh.js';
+
+/** A receiver at the far end of ssh, or as a child process. */
+export interface ReceiverConnection {
+  readonly input: Readable;
+  readonly output: Writable;
+  /** Resolves when the far end's process has ended, with why that was, for people; after `waitMs` at the latest. */
+  ended(waitMs: number): Promise<string>;
+  kill(): void;
+}
+
+/** How the destination is reached; see `Route` of the agent's protocol. */
+export interface Destination {
+  readonly host: string;
+  readonly agentCommand: readonly string[];
+}
+
+const STDERR_KEPT = 4096;
+
+/** Starts `dr agent --receive` there. */
+export function connectReceiver(to: Destination): ReceiverConnection {
+  return overChild(startThere(to.host, to.agentCommand, ['agent', '--receive']), to.host);
+}
+
+type Child = ReturnType<typeof startThere>;
+
+/** The streams of a child process that is, or leads to, a receiver. */
+export function overChild(child: Child, host: string): ReceiverConnection {
+  const { stdin, stdout, stderr } = child;
+  if (stdin === null || stdout === null || stderr === null) throw new DrError('internal', 'a receiver needs its three streams');
+  let said = '';
+  stderr.on('data', (chunk: Buffer) => { said = (said + chunk.toString('utf8')).slice(-STDERR_KEPT); });
+  const end = new Promise<string>((resolve) => {
+    child.once('error', (error) => { resolve(`it could not be started: ${error.message}`); });
+    child.once('close', (code, signal) => { resolve(signal === null ? `it ended with status ${String(code)}` : `it was ended by ${signal}`); });
+  });
+  return {
+    input: stdout,
+    output: stdin,
+    ended: async (waitMs) => {
+      let timer: NodeJS.Timeout | undefined;
+      const late = new Promise<string>((resolve) => { timer = setTimeout(() => { resolve('it closed its end'); }, waitMs); });
+      const how = await Promise.race([end, late]);
+      clearTimeout(timer);
+      const last = said.trim().split('\n').slice(-3).join('; ');
+      return `the receiver on ${host}: ${how}${last === '' ? '' : ` (${last})`}`;
+    },
+    kill: () => { child.kill('SIGKILL'); },
+  };
+}

@@ -1,0 +1,235 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { DrError } from '../model/errors.js';
+import type { DataSource } from '../model/host.js';
+import { step } from '../system/steps.js';
+import { Answers } from './answers.js';
+import { BlockPool } from './block-pool.js';
+import { Comparison } from './comparison.js';
+import { jsonFrame, parseError, parseHave, parseReady, parseResult, type Received } from './frames.js';
+import { BLOCK_BYTES, imageDigest, ImageHash, zeroDigests } from './geometry.js';
+import { connectReceiver, type Destination, type ReceiverConnection } from './receiver-connection.js';
+import { Refusal } from './refusals.js';
+import { SourceReader } from './source-reader.js';
+import { Throttle } from './throttle.js';
+import { WireReader, WireWriter } from './wire.js';
+
+/** What is sent where; the parameters of `transfer.send`. */
+export interface SendOrder {
+  readonly source: DataSource;
+  readonly to: Destination;
+  readonly ticket: string;
+  readonly secret: string;
+  readonly limitBytesPerSecond?: number;
+}
+
+export interface Sent {
+  readonly digest: string;
+  readonly bytesRead: number;
+  /** On the wire, framing included. */
+  readonly bytesSent: number;
+}
+
+export interface Sending {
+  readonly connect?: (to: Destination) => ReceiverConnection;
+  /** Bytes of the disk dealt with so far, of how many, and what went out. Called for every block. */
+  readonly progress?: (report: { readonly done: number; readonly total: number; readonly sent: number }) => void;
+  readonly signal?: AbortSignal;
+  /** Whose threads and memory to use; one of its own otherwise. */
+  readonly pool?: BlockPool;
+  readonly blockBytes?: number;
+  readonly silenceMs?: number;
+}
+
+/** How long a receiver that stopped reading may take to say why. */
+const LAST_WORDS_MS = 3_000;
+/** How long reads under way may take to end. */
+const SETTLE_MS = 2_000;
+
+/**
+ * The source's side of one transfer. Resolves when the receiver has proven every block. Throws `source-failed` if the source could
+ * not be read, `cancelled`, and otherwise what the destination said, or what became of it or of the link.
+ */
+export async function send(order: SendOrder, sending: Sending = {}): Promise<Sent> {
+  const blockBytes = sending.blockBytes ?? BLOCK_BYTES;
+  const pool = sending.pool ?? new BlockPool({ blockBytes });
+  try {
+    const source = await SourceReader.open(order.source, pool, blockBytes, sending.signal);
+    try {
+      return await new Transmission(order, sending, source, pool).run();
+    } finally {
+      // A thread may still be reading; the descriptor must not be closed, and perhaps used for something else, under it.
+      if (await pool.settled(SETTLE_MS)) await source[Symbol.asyncDispose]();
+    }
+  } finally {
+    if (sending.pool === undefined && await pool.settled(0)) await pool[Symbol.asyncDispose]();
+  }
+}
+
+class Transmission {
+  readonly #order: SendOrder;
+  readonly #sending: Sending;
+  readonly #source: SourceReader;
+  readonly #pool: BlockPool;
+  readonly #connection: ReceiverConnection;
+  readonly #reader: WireReader;
+  readonly #wire: WireWriter;
+  readonly #comparison: Comparison;
+  #listening: Promise<void> = Promise.resolve();
+  #toldAll = false;
+  #failure: DrError | undefined;
+  #result: Received | undefined;
+
+  constructor(order: SendOrder, sending: Sending, source: SourceReader, pool: BlockPool) {
+    this.#order = order;
+    this.#sending = sending;
+    this.#source = source;
+    this.#pool = pool;
+    this.#connection = (sending.connect ?? connectReceiver)(order.to);
+    this.#reader = new WireReader(this.#connection.input, sending.silenceMs);
+    this.#wire = new WireWriter(this.#connection.output, () => { void this.#broken(); },
+      order.limitBytesPerSecond === undefined ? undefined : new Throttle(order.limitBytesPerSecond));
+    this.#comparison = new Comparison(source.disk.blocks);
+  }
+
+  async run(): Promise<Sent> {
+    const { signal } = this.#sending;
+    const cancel = (): void => { this.#fail(new DrError('cancelled', 'the transfer was cancelled')); };
+    signal?.addEventListener('abort', cancel);
+    if (signal?.aborted === true) cancel();
+    this.#listening = this.#listen();
+    try {
+      const digest = imageDigest(await this.#talk());
+      await this.#wire.end();
+      await this.#listening;
+      if (this.#failure !== undefined) throw this.#failure;
+      if (this.#result?.digest !== digest) {
+        throw new DrError('digest-mismatch', `the receiver on ${this.#order.to.host} found ${String(this.#result?.digest)}, ${digest} was sent`, 'Run the job again; if it happens twice, test the memory of both hosts.');
+      }
+      return { digest, bytesRead: this.#source.bytesRead, bytesSent: this.#wire.sent };
+    } catch (error) {
+      if (!(error instanceof DrError)) await this.#broken(); // writing failed
+      const failure = this.#failure ?? DrError.from(error);
+      if (failure.code === 'source-failed' || failure.code === 'cancelled') await this.#sayWhy(failure);
+      throw failure;
+    } finally {
+      signal?.removeEventListener('abort', cancel);
+      this.#reader.close();
+      this.#wire.close();
+      await this.#connection.ended(LAST_WORDS_MS); // in peace, if the result was told
+      this.#connection.kill();
+    }
+  }
+
+  /** Greets, answers every block, and ends; the digest of everything. */
+  async #talk(): Promise<Buffer> {
+    const { source } = this.#order;
+    const { disk } = this.#source;
+    const wire = this.#wire;
+    await wire.preamble();
+    await wire.send(jsonFrame('hello', { ticket: this.#order.ticket, secret: this.#order.secret, bytes: source.bytes, blockBytes: disk.blockBytes }));
+    const zeroDigest = zeroDigests(disk);
+    const hash = new ImageHash();
+    const answers = new Answers(wire, () => { void this.#broken(); });
+    const answered = (blocks: number): void => {
+      this.#sending.progress?.({ done: Math.min(source.bytes, blocks * disk.blockBytes), total: source.bytes, sent: wire.sent });
+    };
+    const holds = async (index: number, digest: Buffer): Promise<boolean> => {
+      if (!this.#comparison.knows(index)) await answers.flush(); // the receiver may be waiting for what we have not said yet
+      return this.#comparison.holds(index, digest);
+    };
+
+    for (;;) {
+      const piece = await this.#source.next();
+      if (this.#failure !== undefined) throw this.#failure;
+      if (piece === undefined) break;
+      if (piece.kind === 'known-zero') {
+        for (let index = piece.first; index < piece.first + piece.count; index++) {
+          const digest = zeroDigest(index);
+          hash.add(digest);
+          await answers.run(await holds(index, digest) ? 'same' : 'zero', index);
+          answered(index + 1);
+        }
+        continue;
+      }
+      const { index, digest, slot } = piece;
+      hash.add(digest);
+      if (await holds(index, digest)) {
+        this.#pool.release(slot);
+        await answers.run('same', index);
+      } else if (digest.equals(zeroDigest(index))) {
+        this.#pool.release(slot);
+        await answers.run('zero', index);
+      } else {
+        await answers.data(index, digest, slot.bytes.subarray(0, Math.min(disk.blockBytes, source.bytes - index * disk.blockBytes)), () => { this.#pool.release(slot); });
+      }
+      answered(index + 1);
+      step('send-after-block');
+    }
+    const total = hash.finish();
+    this.#toldAll = true;
+    await answers.end(total);
+    return total;
+  }
+
+  /** Takes in what the receiver says until it ends; turns its end, or a word that has no place, into the failure of all. */
+  async #listen(): Promise<void> {
+    try {
+      await this.#reader.preamble();
+      for (;;) {
+        const found = await this.#reader.header(this.#source.disk.blockBytes);
+        if (found === undefined) break;
+        switch (found.type) {
+          case 'ready':
+            this.#comparison.ready(parseReady(await this.#reader.payload(found.length)).compare);
+            break;
+          case 'have': {
+            const { first, digests } = parseHave(await this.#reader.payload(found.length));
+            this.#comparison.add(first, digests);
+            break;
+          }
+          case 'result':
+            if (!this.#toldAll) throw new Refusal('out-of-place', 'result');
+            this.#result = parseResult(await this.#reader.payload(found.length));
+            return;
+          case 'error': throw DrError.fromData(parseError(await this.#reader.payload(found.length)));
+          case 'ping': case 'hello': case 'abort': case 'same': case 'zero': case 'data': case 'end':
+            throw new Refusal('out-of-place', found.type);
+        }
+      }
+      throw new Refusal('truncated');
+    } catch (error) {
+      const early = error instanceof Refusal && (error.refusal === 'truncated' || error.refusal === 'not-ours');
+      this.#fail(early ? await this.#lost(error) : DrError.from(error));
+    }
+  }
+
+  /** Writing failed. The receiver has most likely said why, which is the better message, and it only has to be read. */
+  async #broken(): Promise<void> {
+    const lost = await this.#lost();
+    await Promise.race([this.#listening, sleep(LAST_WORDS_MS, undefined, { ref: false })]);
+    this.#fail(lost);
+  }
+
+  async #lost(cause?: Refusal): Promise<DrError> {
+    const why = await this.#connection.ended(LAST_WORDS_MS);
+    const began = cause?.refusal === 'not-ours' ? `; what it said is not our protocol` : '';
+    return new DrError('connection-lost', `the transfer to ${this.#order.to.host} ended early: ${why}${began}. The image being written was not completed; complete copies are untouched.`,
+      this.#order.to.host === 'local' ? 'Look at the log of this host.' : `Check that this host reaches ${this.#order.to.host} with ssh, without a password; then run the job again.`);
+  }
+
+  #fail(error: DrError): void {
+    this.#failure ??= error;
+    this.#comparison.fail(this.#failure);
+    this.#pool.fail(this.#failure);
+    this.#reader.fail(this.#failure);
+    if (error.code !== 'source-failed' && error.code !== 'cancelled') this.#wire.close();
+  }
+
+  /** Tells the receiver that the fault is not his. He may be gone, or not listening. */
+  async #sayWhy(failure: DrError): Promise<void> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<void>((resolve) => { timer = setTimeout(resolve, 1_000); });
+    await Promise.race([this.#wire.send(jsonFrame('abort', failure.toJSON())).catch(() => undefined), late]);
+    clearTimeout(timer);
+  }
+}

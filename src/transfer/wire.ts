@@ -1,0 +1,196 @@
+import type { Readable, Writable } from 'node:stream';
+import { checkPreamble, HEADER_BYTES, parseHeader, PING_MS, pingFrame, preamble, PREAMBLE_BYTES, SILENCE_MS, type Header } from './frames.js';
+import { Refusal } from './refusals.js';
+import type { Throttle } from './throttle.js';
+
+/** Bytes that may wait in memory before the stream is told to stop. */
+const HIGH_WATER = 1024 * 1024;
+/** Parts of the time-out for silence. */
+const TICKS = 24;
+
+/** Reads exact pieces from a stream, with bounded memory, and gives up when nothing is heard for too long. */
+export class WireReader {
+  readonly #stream: Readable;
+  readonly #header = Buffer.alloc(HEADER_BYTES);
+  readonly #watch: NodeJS.Timeout;
+  #chunks: Buffer[] = [];
+  #queued = 0;
+  #ended = false;
+  #failure: Error | undefined;
+  #wake: (() => void) | undefined;
+  #quietTicks = 0;
+
+  constructor(stream: Readable, silenceMs: number = SILENCE_MS) {
+    this.#stream = stream;
+    stream.on('data', (chunk: Buffer) => {
+      this.#chunks.push(chunk);
+      this.#queued += chunk.length;
+      this.#quietTicks = 0;
+      if (this.#queued > HIGH_WATER) stream.pause();
+      this.#wake?.();
+    });
+    const end = (): void => { this.#ended = true; this.#wake?.(); };
+    stream.once('end', end);
+    stream.once('close', end);
+    stream.once('error', end); // a broken pipe is an early end; who reads finds out
+    // Only waiting counts as silence: while our own disk is slow we do not listen. Ticks, not the clock: after a standstill
+    // of this process there is no telling what has arrived meanwhile.
+    this.#watch = setInterval(() => {
+      this.#quietTicks = this.#wake === undefined ? 0 : this.#quietTicks + 1;
+      if (this.#quietTicks > TICKS) this.fail(new Refusal('silence', `for ${String(silenceMs / 1000)} s`));
+    }, silenceMs / TICKS);
+  }
+
+  /** Makes the read under way, and every later one, fail with `error`; the first failure counts. */
+  fail(error: Error): void {
+    this.#failure ??= error;
+    this.#wake?.();
+  }
+
+  close(): void {
+    clearInterval(this.#watch);
+    this.#stream.destroy();
+  }
+
+  /** Fills `target`; false if the stream ended before its first byte. Throws `truncated` if it ended in the middle. */
+  async fill(target: Uint8Array): Promise<boolean> {
+    let filled = 0;
+    while (filled < target.length) {
+      const chunk = await this.#take(target.length - filled);
+      if (chunk === undefined) {
+        if (filled === 0) return false;
+        throw new Refusal('truncated', 'in the middle of a frame');
+      }
+      target.set(chunk, filled);
+      filled += chunk.length;
+    }
+    return true;
+  }
+
+  async preamble(): Promise<void> {
+    const bytes = Buffer.alloc(PREAMBLE_BYTES);
+    if (!await this.fill(bytes)) throw new Refusal('truncated', 'before it began');
+    checkPreamble(bytes);
+  }
+
+  /** The next frame's header, pings passed over; undefined at the end of the stream. */
+  async header(blockBytes: number): Promise<Header | undefined> {
+    for (;;) {
+      if (!await this.fill(this.#header)) return undefined;
+      const found = parseHeader(this.#header, blockBytes);
+      if (found.type !== 'ping') return found;
+    }
+  }
+
+  /** A small payload in memory of its own. */
+  async payload(length: number): Promise<Buffer> {
+    const bytes = Buffer.alloc(length);
+    if (!await this.fill(bytes)) throw new Refusal('truncated', 'before a frame\'s payload');
+    return bytes;
+  }
+
+  /** Throws `trailing` unless the stream ends here. */
+  async end(): Promise<void> {
+    if (await this.#take(1) !== undefined) throw new Refusal('trailing');
+  }
+
+  async #take(most: number): Promise<Buffer | undefined> {
+    for (;;) {
+      if (this.#failure !== undefined) throw this.#failure;
+      const chunk = this.#chunks[0];
+      if (chunk !== undefined) {
+        const piece = chunk.subarray(0, most);
+        if (piece.length === chunk.length) this.#chunks.shift();
+        else this.#chunks[0] = chunk.subarray(most);
+        this.#queued -= piece.length;
+        if (this.#queued <= HIGH_WATER / 2 && this.#stream.isPaused()) this.#stream.resume();
+        return piece;
+      }
+      if (this.#ended) return undefined;
+      await new Promise<void>((resolve) => {
+        this.#wake = () => { this.#wake = undefined; resolve(); };
+      });
+    }
+  }
+}
+
+/** Writes frames whole and in order, pings when there is nothing else to say, and counts what went out. */
+export class WireWriter {
+  readonly #stream: Writable;
+  readonly #throttle: Throttle | undefined;
+  readonly #pulse: NodeJS.Timeout;
+  #turn: Promise<void> = Promise.resolve();
+  #pending = 0;
+  #lastWrite = Date.now();
+  #sent = 0;
+
+  /** `broken` is told when the far end stopped reading. */
+  constructor(stream: Writable, broken: (error: Error) => void, throttle?: Throttle) {
+    this.#stream = stream;
+    this.#throttle = throttle;
+    stream.on('error', broken);
+    this.#pulse = setInterval(() => {
+      if (this.#pending === 0 && Date.now() - this.#lastWrite >= PING_MS - 200) this.send(pingFrame()).catch(() => undefined); // `broken` was told
+    }, PING_MS / 3);
+  }
+
+  /** Bytes given to the stream so far, framing included. */
+  get sent(): number {
+    return this.#sent;
+  }
+
+  preamble(): Promise<void> {
+    return this.send(preamble());
+  }
+
+  /** Writes the pieces of one frame; resolves when the operating system has them, so that their memory can be used again. */
+  async send(...pieces: readonly Uint8Array[]): Promise<void> {
+    this.#pending += 1;
+    try {
+      if (this.#throttle === undefined) {
+        await Promise.all(pieces.map((piece) => this.#write(piece))); // the stream keeps the order of the calls
+      } else {
+        const mine = this.#turn.then(() => this.#slowly(pieces));
+        this.#turn = mine.catch(() => undefined); // whoever sent it is told
+        await mine;
+      }
+    } finally {
+      this.#pending -= 1;
+      this.#lastWrite = Date.now();
+    }
+  }
+
+  /** No more frames; ends the stream once what was sent is out. */
+  async end(): Promise<void> {
+    clearInterval(this.#pulse);
+    await this.#turn;
+    this.#stream.end();
+  }
+
+  close(): void {
+    clearInterval(this.#pulse);
+    this.#stream.destroy();
+  }
+
+  async #slowly(pieces: readonly Uint8Array[]): Promise<void> {
+    const throttle = this.#throttle;
+    if (throttle === undefined) return;
+    for (const piece of pieces) {
+      for (let at = 0; at < piece.length; at += throttle.pieceBytes) {
+        const part = piece.subarray(at, at + throttle.pieceBytes);
+        await throttle.take(part.length);
+        await this.#write(part);
+      }
+    }
+  }
+
+  #write(piece: Uint8Array): Promise<void> {
+    this.#sent += piece.length;
+    return new Promise((resolve, reject) => {
+      this.#stream.write(piece, (error) => {
+        if (error) reject(error);
+        else resolve();
+      });
+    });
+  }
+}
