@@ -49,8 +49,8 @@ export function planBegin(seen: ServerOnTarget, wanted: Wanted): RotationPlan {
  */
 export function planComplete(seen: ServerOnTarget, set: string, copies: number): RotationPlan {
   const layout = new Layout(seen);
-  const linked = seen.images.filter((image) => image.identity?.set === seen.current?.set || image.state === 'foreign');
-  const refusal = leftAlone(seen, linked) ?? muddled(seen, layout);
+  const concerned = seen.images.filter((image) => image.state === 'foreign' || [set, seen.current?.set].includes(image.identity?.set));
+  const refusal = leftAlone(seen, concerned) ?? muddled(seen, layout);
   if (refusal !== undefined) return refusal;
   repair(layout);
   const complete = layout.sets.find((one) => one.set === set);
