@@ -47,6 +47,8 @@ export const ERRORS = {
   'start-owed': 1,
   'cache-lost': 1,
   'transfer-failed': 1,
+  // a transfer's source can't be read: its destination is not to blame
+  'source-failed': 1,
   'transfer-protocol': 1,
   'digest-mismatch': 1,
   'no-space': 1,
