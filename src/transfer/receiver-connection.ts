@@ -1,6 +1,7 @@
 import type { Readable, Writable } from 'node:stream';
 import { DrError } from '../model/errors.js';
 import { startThere } from '../system/ssh.js';
+import { within } from './within.js';
 
 /** A receiver at the far end of ssh, or as a child process. */
 export interface ReceiverConnection {
@@ -40,10 +41,7 @@ export function overChild(child: Child, host: string): ReceiverConnection {
     input: stdout,
     output: stdin,
     ended: async (waitMs) => {
-      let timer: NodeJS.Timeout | undefined;
-      const late = new Promise<string>((resolve) => { timer = setTimeout(() => { resolve('it closed its end'); }, waitMs); });
-      const how = await Promise.race([end, late]);
-      clearTimeout(timer);
+      const how = await within(waitMs, end, 'it closed its end');
       const last = said.trim().split('\n').slice(-3).join('; ');
       return `the receiver on ${host}: ${how}${last === '' ? '' : ` (${last})`}`;
     },

@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { DrError } from '../model/errors.js';
 import { lock } from '../system/flock.js';
 import { log } from '../system/log.js';
@@ -8,6 +7,7 @@ import { BLOCK_BYTES } from './geometry.js';
 import { receive, type Admission } from './receive.js';
 import { Refusal } from './refusals.js';
 import { imageLockPath, isAlive, markReceiver, processMark, redeem, type Offer } from './ticket.js';
+import { within } from './within.js';
 
 /** How long another writer of the same image may take to end, in seconds: ours may have just died on the far side of a cut link. */
 const LOCK_SECONDS = 15;
@@ -30,7 +30,7 @@ export async function runReceiver(): Promise<number> {
     log.error('receiving failed', { error: DrError.from(error).message });
     status = 1;
   }
-  await Promise.race([flushed, sleep(2_000)]);
+  await within(2_000, flushed, undefined);
   await pool[Symbol.asyncDispose]();
   return status;
 }
@@ -46,6 +46,7 @@ export async function admit(hello: Hello, abort: AbortController): Promise<Admis
     if (mark === undefined) throw new DrError('internal', 'this process does not find itself in /proc');
     await checkOwner(offer);
     const first = await markReceiver(directory, mark);
+    if (await redeem(hello.ticket, hello.secret) === undefined) throw new Refusal('ticket', 'it was revoked'); // whoever revoked it looks for us after that
     const watch = setInterval(() => {
       checkOwner(offer).catch((error: unknown) => { abort.abort(error); });
     }, OWNER_MS);

@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { DrError } from '../model/errors.js';
 import type { DataSource } from '../model/host.js';
 import { step } from '../system/steps.js';
@@ -12,6 +11,7 @@ import { Refusal } from './refusals.js';
 import { SourceReader } from './source-reader.js';
 import { Throttle } from './throttle.js';
 import { WireReader, WireWriter } from './wire.js';
+import { within } from './within.js';
 
 /** What is sent where; the parameters of `transfer.send`. */
 export interface SendOrder {
@@ -206,7 +206,7 @@ class Transmission {
   /** Writing failed. The receiver has most likely said why, which is the better message, and it only has to be read. */
   async #broken(): Promise<void> {
     const lost = await this.#lost();
-    await Promise.race([this.#listening, sleep(LAST_WORDS_MS, undefined, { ref: false })]);
+    await within(LAST_WORDS_MS, this.#listening, undefined);
     this.#fail(lost);
   }
 
@@ -227,9 +227,6 @@ class Transmission {
 
   /** Tells the receiver that the fault is not his. He may be gone, or not listening. */
   async #sayWhy(failure: DrError): Promise<void> {
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<void>((resolve) => { timer = setTimeout(resolve, 1_000); });
-    await Promise.race([this.#wire.send(jsonFrame('abort', failure.toJSON())).catch(() => undefined), late]);
-    clearTimeout(timer);
+    await within(1_000, this.#wire.send(jsonFrame('abort', failure.toJSON())).catch(() => undefined), undefined);
   }
 }

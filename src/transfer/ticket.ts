@@ -1,8 +1,8 @@
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
-import { readdir, rm } from 'node:fs/promises';
+import { readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DrError } from '../model/errors.js';
-import { makeDirectory, readIfThere, readJson, syncDirectory, writeDurable } from '../system/durable.js';
+import { makeDirectory, readIfThere, readJson, removeDurable, syncDirectory, writeDurable } from '../system/durable.js';
 import { bootId, startTime } from '../system/processes.js';
 import { stateDirectory } from '../system/state.js';
 import { parseReceived, type Received } from './frames.js';
@@ -131,6 +131,11 @@ export async function resultOf(ticket: string): Promise<Received> {
   return result;
 }
 
+/** Voids a ticket: no receiver begins any more, though one may have begun. Safe to do twice. */
+export async function revoke(ticket: string): Promise<void> {
+  await removeDurable(join(ticketDirectory(ticket), 'offer.json'));
+}
+
 /** Forgets a ticket; its receiver must have ended. */
 export async function removeTicket(ticket: string): Promise<void> {
   await rm(ticketDirectory(ticket), { recursive: true, force: true });
@@ -143,11 +148,17 @@ export async function sweepTickets(): Promise<void> {
     if (!TICKET.test(ticket)) continue;
     const directory = join(root, ticket);
     const offer = await readJson(join(directory, 'offer.json')).catch(() => undefined) as Offer | undefined;
-    if (offer === undefined || await isAlive(offer.owner)) continue; // without an offer it is being made just now
+    if (offer !== undefined && await isAlive(offer.owner)) continue;
     const receiver = await receiverOf(directory).catch(() => undefined);
+    if (offer === undefined && receiver === undefined && await isYoung(directory)) continue; // it is being made just now
     if (receiver === undefined || !await isAlive(receiver)) await removeTicket(ticket);
   }
   await syncDirectory(root).catch(() => undefined); // nothing depends on the removal being durable
+}
+
+async function isYoung(directory: string): Promise<boolean> {
+  const status = await stat(directory).catch(() => undefined); // somebody else swept it
+  return status !== undefined && Date.now() - status.mtimeMs < 3_600_000;
 }
 
 /** The lock that whoever writes an image holds. */
