@@ -71,13 +71,15 @@ export async function connect(route: Route, run: string): Promise<Agent> {
   });
 
   let calls = 0;
+  let closing = false;
   const call = async <M extends Method>(method: M, params: Params<M>, options: CallOptions = {}): Promise<Result<M>> => {
     lost.signal.throwIfAborted();
+    if (closing) throw new DrError('internal', `${method} was asked of ${route.host} after the session was closed`);
     if (options.signal?.aborted === true) throw cancelled();
     const number = ++calls;
     if (options.onProgress !== undefined) watchers.set(number, options.onProgress);
     const token = new rpc.CancellationTokenSource();
-    const cancel = (): void => { token.cancel(); };
+    const cancel = (): void => { if (!lost.signal.aborted && !closing) token.cancel(); }; // nobody is left to tell otherwise
     options.signal?.addEventListener('abort', cancel, { once: true });
     let stop: (() => void) | undefined;
     try {
@@ -97,6 +99,7 @@ export async function connect(route: Route, run: string): Promise<Agent> {
   };
 
   const close = async (): Promise<void> => {
+    closing = true;
     clearInterval(pulse);
     child.stdin?.end();
     const timer = new Promise<void>((resolve) => { setTimeout(resolve, CLOSE_MS).unref(); });

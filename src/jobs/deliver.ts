@@ -86,7 +86,7 @@ export async function complete(delivery: Delivery, capture: Capture, delivered: 
   }, { signal });
   await agent.call('definition.publish', { store: storeOf(target), server: server.server, xml: publishable(delivery) }, { signal });
   await rotate(delivery, (seen) => planComplete(seen, delivered.set, job.copies));
-  await agent.call('store.tidy', { store: storeOf(target) }, { signal });
+  await agent.call('store.tidy', { store: storeOf(target), server: server.server }, { signal });
 }
 
 /** The definition that boots this server on the target, through its `current` links. */

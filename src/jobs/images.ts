@@ -39,7 +39,7 @@ async function askEach<T>(targets: readonly TargetConfig[], { onProblem }: Askin
 export async function listImages(config: Config, name: string | undefined, asking: Asking): Promise<ImageRow[]> {
   const targets = targetsNamed(config, name);
   await using hosts = await connectAll(targets.map(({ host }) => routeTo(config, host)), 'images');
-  return askEach(targets, asking, async (target) => {
+  return await askEach(targets, asking, async (target) => {
     const { servers } = await hosts.agent(target.host).call('store.observe', { store: storeOf(target), servers: 'all' }, { signal: asking.signal });
     return servers.flatMap(({ images }) => images.filter((image) => image.state !== 'foreign').map((image) => rowOf(target, image)));
   });
@@ -67,7 +67,7 @@ export interface VerifyOptions extends Asking {
 export async function verifyImages(config: Config, servers: readonly string[], options: VerifyOptions): Promise<VerifyRow[]> {
   const targets = targetsNamed(config, undefined);
   await using hosts = await connectAll(targets.map(({ host }) => routeTo(config, host)), 'verify');
-  return askEach(targets, options, async (target) => {
+  return await askEach(targets, options, async (target) => {
     const rows: VerifyRow[] = [];
     for (const server of servers.length === 0 ? [undefined] : servers) {
       const shown = { kind: 'transfer', what: 'verifying', server: server ?? 'all servers', disk: '', to: target.name, sent: 0 } as const;
@@ -85,7 +85,7 @@ export async function verifyImages(config: Config, servers: readonly string[], o
 export async function releaseServer(config: Config, server: string, options: Asking & { readonly target?: string }): Promise<ReleaseRow[]> {
   const targets = targetsNamed(config, options.target);
   await using hosts = await connectAll(targets.map(({ host }) => routeTo(config, host)), 'release');
-  return askEach(targets, options, async (one) => {
+  return await askEach(targets, options, async (one) => {
     const agent = hosts.agent(one.host);
     await agent.call('lock', { name: `server-${server}`, what: `${server} on ${one.name}` });
     return [{ server, target: one.name, ...await agent.call('activated.release', { store: storeOf(one), server }) }];

@@ -45,7 +45,7 @@ export async function runJob(config: Config, name: string, options: RunOptions):
     done.push(...servers.map((server) => server.report()));
     if (options.signal.aborted) break;
   }
-  return reportRun(context, plan, done, startedAt, options.signal);
+  return await reportRun(context, plan, done, startedAt, options.signal);
 }
 
 /** All servers of a batch go down together; each is back as soon as its images are safe; then they are delivered. */
