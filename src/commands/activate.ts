@@ -38,21 +38,24 @@ function program(terminal: Terminal, wrap: Wrap): Command {
     .option('--originals-are-off', 'I have made sure that the original servers are off and stay off')
     .option('--json', 'print the report as one JSON object')
     .addHelpText('after', `
-A server is refused while its original may be alive: two running is worse than none. --yes does not change that.
-A second run goes on where the first stopped; servers that run here already are left as they are.
+A server is refused while its original may be alive: two running is worse than
+none. --yes does not change that.
+A second run goes on where the first stopped; servers that run here already are
+left as they are.
 
 Examples:
   dr-activate --dry-run
   dr-activate Db01 Web01
   dr-activate --yes --originals-are-off
 
-Exit status: 0 all run; 1 failed; 2 usage; 3 some run, some not; 4 refused or not confirmed, nothing was booted; 130 cancelled.`)
+Exit status: 0 all run; 1 failed; 2 usage; 3 some run, some not; 4 refused or
+not confirmed, nothing was booted; 130 cancelled.`)
     .action(wrap(activate));
 }
 
 async function activate(invocation: Invocation, servers: readonly string[], flags: ActivateFlags): Promise<number> {
   const { terminal, signal, json } = invocation;
-  for (const server of servers) checkNamePart('server', server);
+  for (const server of servers) checkServerName(server);
   if (flags.store !== undefined && !/^(fs:\/.|vg:.)/.test(flags.store)) {
     throw new DrError('usage', `--store: expected fs:/directory or vg:VG[,VG…], found ${JSON.stringify(flags.store)}`,
       flags.store.startsWith('/') ? `Did you mean fs:${flags.store}?` : 'See dr-activate --help.');
@@ -129,6 +132,14 @@ function showReport(terminal: Terminal, report: ActivationReport): void {
     cancelled: `Cancelled; ${count(up, 'server')} running. dr-activate goes on where it stopped.`,
   };
   terminal.out(`\n${words[report.outcome]}\n`);
+}
+
+function checkServerName(server: string): void {
+  try {
+    checkNamePart('server', server);
+  } catch (error) {
+    throw new DrError('usage', DrError.from(error).message, 'Name servers as their definitions are named, without .xml; dr-activate --dry-run lists them.', { cause: error });
+  }
 }
 
 function absolute(value: string): string {

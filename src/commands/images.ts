@@ -11,7 +11,7 @@ export function addImages(program: Command, wrap: Wrap): void {
     .description('list the images and image sets on the targets')
     .option('-t, --target <name>', 'only this target')
     .option('--json', 'print the images as JSON')
-    .addHelpText('after', '\nExamples:\n  dr images\n  dr images --target dr01 --json\n\nSequence 1 is the newest complete set. Exit status: 0; 3 if some target could not be asked.')
+    .addHelpText('after', '\nExamples:\n  dr images\n  dr images --target dr01 --json\n\nSequence 1 is the newest complete set.\n\nExit status: 0; 3 if some target could not be asked.')
     .action(wrap(images));
 }
 

@@ -88,6 +88,7 @@ function asksForJson(argv: readonly string[]): boolean {
 function usageError(error: CommanderError, program: Command, argv: readonly string[]): DrError {
   const word = argv.find((candidate) => program.commands.some((command) => command.name() === candidate));
   const help = `${program.name()}${word === undefined ? '' : ` ${word}`} --help`;
+  if (error.code === 'commander.help' && argv[0] === 'help') return new DrError('usage', `unknown command '${argv[1] ?? ''}'`, `${help} lists the commands.`);
   if (error.code === 'commander.help') return new DrError('usage', 'no command was given', `${help} lists the commands; dr check is a good first one.`);
   const [first = '', ...rest] = error.message.replace(/^error: /, '').split('\n');
   const suggestion = /\(Did you mean (.*)\?\)/s.exec(rest.join(' '))?.[1];

@@ -1,6 +1,6 @@
 import { MultiBar, type SingleBar } from 'cli-progress';
 import type { PhaseEvent, RunEvent, TransferEvent } from '../model/run-event.js';
-import { bytes, clock, duration, plain } from './format.js';
+import { bytes, clock, duration, plain, wrap } from './format.js';
 import { cut } from './table.js';
 import { paint, type Colour, type Terminal } from './terminal.js';
 
@@ -46,6 +46,9 @@ function lines(terminal: Terminal): Display {
   };
 }
 
+/** Width of the clock before a line. */
+const MARGIN = 9;
+
 interface Bar {
   readonly bar: SingleBar;
   readonly rate: Rate;
@@ -60,7 +63,10 @@ function bars(terminal: Terminal): Display {
     format: (_options, state, payload: BarPayload) => barLine(payload, state.value, state.total, terminal.columns ?? 80),
   });
   const say = (text: string, colour?: Colour): void => {
-    const line = `${paint(terminal.errColour, 'dim', clock(new Date()))} ${paint(terminal.errColour, colour, plain(text))}\n`;
+    // While bars are drawn the terminal does not wrap by itself.
+    const [first = '', ...rest] = wrap(plain(text), (terminal.columns ?? 80) - MARGIN);
+    const line = [`${paint(terminal.errColour, 'dim', clock(new Date()))} `, ...rest.map(() => ' '.repeat(MARGIN))]
+      .map((margin, index) => `${margin}${paint(terminal.errColour, colour, [first, ...rest][index] ?? '')}\n`).join('');
     if (group === undefined) terminal.err(line);
     else group.log(line);
   };
@@ -107,16 +113,17 @@ interface BarPayload {
   readonly sent: number;
 }
 
-/** `Web01/root → dr01     ████████░░░░  62 %  1.24 GiB of 2.00 GiB  312 MiB/s  ETA 3 s` within the width. */
+/** `Web01/root → dr01    ███████░░░░░   62 %  2.00 GiB   312 MiB/s  ETA 3.0 s`, as wide as the terminal or less. */
 export function barLine({ name, rate }: Pick<BarPayload, 'name' | 'rate'>, done: number, total: number, width: number): string {
   const perSecond = rate.perSecond();
   const share = total === 0 ? 1 : Math.min(1, done / total);
   const eta = perSecond > 0 ? duration(((total - done) / perSecond) * 1000) : '-';
-  const figures = `${String(Math.floor(share * 100)).padStart(3)} %  ${bytes(done).padStart(8)} of ${bytes(total)}  ${`${bytes(perSecond)}/s`.padStart(10)}  ETA ${eta}`;
-  // What is left is shared between name and bar; the name is cut before the bar vanishes.
-  const left = Math.max(20, width - 1 - figures.length - 4);
-  const nameWidth = Math.min(Math.max(12, left - 12), 28);
-  const barWidth = Math.max(4, Math.min(30, left - nameWidth));
+  const amount = width < 100 ? bytes(total).padStart(8) : `${bytes(done).padStart(8)} of ${bytes(total).padEnd(8)}`;
+  const figures = `${String(Math.floor(share * 100)).padStart(3)} %  ${amount}  ${`${bytes(perSecond)}/s`.padStart(10)}  ETA ${eta.padEnd(11)}`;
+  // What is left is shared between name and bar.
+  const left = Math.max(16, width - 1 - figures.length - 4);
+  const nameWidth = Math.min(32, Math.max(10, left - 12));
+  const barWidth = Math.max(6, Math.min(30, left - nameWidth));
   const full = Math.floor(share * barWidth);
   return `${cut(name, nameWidth, 'middle').padEnd(nameWidth)}  ${'█'.repeat(full)}${'░'.repeat(barWidth - full)}  ${figures}`;
 }

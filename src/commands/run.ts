@@ -23,8 +23,9 @@ Examples:
   dr run web
   dr run web --server Web01 --json
 
-Exit status: 0 all done; 1 failed; 2 usage or configuration; 3 some servers done, some not;
-4 refused, nothing was touched; 5 the job is already running; 130 cancelled.`)
+Exit status: 0 all done; 1 failed; 2 usage or configuration; 3 some servers
+done, some not; 4 refused, nothing was touched; 5 the job is already running;
+130 cancelled.`)
     .action(wrap(run));
 }
 

@@ -14,7 +14,7 @@ export function addVerify(program: Command, wrap: Wrap): void {
     .argument('[server...]', 'only these servers')
     .option('--adopt', 'bind images again that were moved by hand and whose digests match')
     .option('--json', 'print the result as JSON')
-    .addHelpText('after', '\nExamples:\n  dr verify\n  dr verify Web01 --adopt\n\nExit status: 0 all are as they were proven; 1 some are not; 3 some target could not be asked.')
+    .addHelpText('after', '\nExamples:\n  dr verify\n  dr verify Web01 --adopt\n\nExit status: 0 all are as they were proven; 1 some are not; 3 some target could\nnot be asked.')
     .action(wrap(verify));
 }
 

@@ -21,8 +21,8 @@ export function editDistance(from: string, to: string): number {
 }
 
 /**
- * The candidate nearest to `word`, if one is near enough to be a slip of the hand: a third of its letters, or one is the
- * beginning of the other. Case does not count. Ties go to the earlier candidate.
+ * The candidate nearest to `word`, if one is near enough to be a slip of the hand: a third of its letters, or both begin
+ * alike. Case does not count. Ties go to the earlier candidate.
  */
 export function nearest(word: string, candidates: Iterable<string>): string | undefined {
   let best: { readonly candidate: string; readonly distance: number } | undefined;
@@ -31,7 +31,8 @@ export function nearest(word: string, candidates: Iterable<string>): string | un
     const other = candidate.toLowerCase();
     const begins = Math.min(lower.length, other.length) >= 3 && (other.startsWith(lower) || lower.startsWith(other));
     const distance = begins ? 1 : editDistance(lower, other);
-    const near = distance <= Math.max(1, Math.floor(Math.max(lower.length, other.length) / 3));
+    const near = distance <= Math.max(1, Math.floor(Math.max(lower.length, other.length) / 3))
+      || (distance <= 3 && lower.length >= 4 && lower.slice(0, 3) === other.slice(0, 3));
     if (near && (best === undefined || distance < best.distance)) best = { candidate, distance };
   }
   return best?.candidate;

@@ -1,4 +1,4 @@
-import { isAlias, isMap, isNode, isScalar, isSeq, LineCounter, parseDocument, type Document, type Node, type Pair } from 'yaml';
+import { isAlias, isMap, isNode, isScalar, isSeq, LineCounter, parseDocument, visit, type Document, type Node, type Pair } from 'yaml';
 
 /** A place in a file; both count from 1. */
 export interface Position {
@@ -31,9 +31,17 @@ export function parseSource(text: string): Source {
     const { line, col } = lines.linePos(offset);
     return { line: Math.max(1, line), column: Math.max(1, col) };
   };
-  const mistakes: Mistake[] = [...document.errors, ...document.warnings].map((error) => ({
+  const broken = [...document.errors, ...document.warnings].map((error) => ({
     at: place(error.pos[0]), path: [], message: explain(error.code, error.message, text.slice(error.pos[0])),
   }));
+  // What follows on a line after its first mistake is mostly a consequence of it.
+  const mistakes: Mistake[] = broken.filter((mistake, index) => broken.findIndex((other) => other.at.line === mistake.at.line) === index);
+  visit(document, {
+    Alias: (_key, alias) => {
+      if (alias.resolve(document) !== undefined) return;
+      mistakes.push({ at: place(startOf(alias) ?? 0), path: [], message: `there is no anchor &${alias.source} before this` });
+    },
+  });
   let value: unknown;
   if (mistakes.length === 0) {
     try {
