@@ -17,8 +17,8 @@ import type { Identity, Store } from './store.js';
 /** A store that is a directory of raw files. The layout is in docs/architecture.md, "On a target". */
 
 const SUFFIX = '.raw';
-/** Names with other characters can't have come from us (`checkNamePart`), and are not asked for attributes. */
-const OUR_CHARACTERS = /^[A-Za-z0-9_.+-]+$/;
+/** Other names are never asked for (`checkNamePart`). */
+const POSSIBLE_NAME = /^[A-Za-z0-9_+][A-Za-z0-9_.+-]*$/;
 
 /** The attributes on an image. `hooks/libvirt-qemu` knows the first two by the same names. */
 const SET = 'user.dr.set';
@@ -48,14 +48,14 @@ export class FileSystemStore implements Store {
   }
 
   pathOf(name: string): string {
-    if (name.includes('/') || name.startsWith('.')) throw new DrError('internal', `${name} is not an image's name`);
+    if (!POSSIBLE_NAME.test(name)) throw new DrError('internal', `${name} is not an image's name`);
     return join(this.directory, `${name}${SUFFIX}`);
   }
 
   async list(): Promise<StoredImage[]> {
     const entries = await readdir(this.directory).catch((error: unknown) => { throw this.unusable(error); });
     const names = entries.filter((entry) => entry.endsWith(SUFFIX)).map((entry) => entry.slice(0, -SUFFIX.length))
-      .filter((name) => parseImageName(name) !== undefined).sort();
+      .filter((name) => POSSIBLE_NAME.test(name) && parseImageName(name) !== undefined).sort();
     return await this.look(names);
   }
 
@@ -212,7 +212,7 @@ export class FileSystemStore implements Store {
       const status = await statusOf(this.pathOf(name));
       if (status !== undefined) seen.push({ name, status });
     }
-    const files = seen.filter(({ name, status }) => status.isFile() && OUR_CHARACTERS.test(name)).map(({ name }) => `${name}${SUFFIX}`);
+    const files = seen.filter(({ status }) => status.isFile()).map(({ name }) => `${name}${SUFFIX}`);
     const attributes = files.length === 0 ? new Map<string, ReadonlyMap<string, string>>() : await readAttributes(this.directory, files, 'user.dr.');
     return seen.flatMap(({ name, status }) => {
       const parsed = parseImageName(name);
@@ -323,6 +323,6 @@ function changed(path: string, why: string): DrError {
 }
 
 function tooBig(path: string, bytes: number, error: unknown): unknown {
-  if (!hasCode(error, 'ENOSPC', 'EDQUOT', 'EFBIG', 'EINVAL')) return error;
+  if (!hasCode(error, 'ENOSPC', 'EDQUOT', 'EFBIG', 'EINVAL', 'ERR_OUT_OF_RANGE')) return error;
   return new DrError('no-space', `${path} can't be ${String(bytes)} bytes long in this file system`, 'Use a larger store.', { cause: error });
 }
