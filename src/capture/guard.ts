@@ -13,9 +13,9 @@ import { isBelow } from './payments.js';
  * (it is killed first), and a single debt that is overdue or that the agent could not pay. It ends when nothing is owed and nobody can owe more.
  */
 
-/** The agent writes a byte every so many milliseconds, and is taken for dead when none came for `AGENT_DEAD_MS`. */
+/** The agent writes a byte every so many milliseconds, and is taken for dead when none came for `AGENT_DEAD_MS`, or what a test says. */
 export const BEAT_MS = 2_000;
-const AGENT_DEAD_MS = 10_000;
+export const AGENT_DEAD_MS = 10_000;
 const TICK_MS = 500;
 
 /** How long the guard waits before it tries again, in milliseconds, after a number of failures. */
@@ -28,14 +28,14 @@ const WATCH_MS = 2_000;
  * Guards one session until nothing is owed. Standard input is the agent's pipe; on standard output one line says that the guard is ready.
  * Throws `not-ours` for a directory that is no session's.
  */
-export async function runGuard(directory: string): Promise<void> {
+export async function runGuard(directory: string, deadMs = AGENT_DEAD_MS): Promise<void> {
   if (!isBelow(directory, owedDirectory())) throw new DrError('not-ours', `${directory} is not a session below ${owedDirectory()}`);
   logTo(stateDirectory('guard.log'));
   for (const signal of ['SIGHUP', 'SIGINT', 'SIGPIPE'] as const) process.on(signal, () => undefined);
   process.stdout.on('error', () => undefined); // the agent died before it heard us: the pipe says so, too
   const self = await identityOf(process.pid);
   if (self !== undefined) await writeIdentity(directory, 'guard', self);
-  const agent = new AgentWatch(await readIdentity(directory, 'owner'));
+  const agent = new AgentWatch(await readIdentity(directory, 'owner'), deadMs);
   process.stdout.write('ready\n');
   await guard(directory, agent);
   await sleep(100); // the log's last lines
@@ -49,9 +49,11 @@ class AgentWatch {
   #lastLook = process.hrtime.bigint();
   #gone = false;
   readonly #identity: ProcessIdentity | undefined;
+  readonly #deadNs: bigint;
 
-  constructor(identity: ProcessIdentity | undefined) {
+  constructor(identity: ProcessIdentity | undefined, deadMs: number) {
     this.#identity = identity;
+    this.#deadNs = BigInt(deadMs) * 1_000_000n;
     process.stdin.on('data', () => { this.#lastByte = process.hrtime.bigint(); });
     for (const event of ['end', 'close', 'error'] as const) process.stdin.on(event, () => { this.#gone = true; });
   }
@@ -64,7 +66,7 @@ class AgentWatch {
     this.#lastLook = now;
     // A host that stood still (suspended, starved) stopped both of us: the agent gets its time back.
     if (sinceLook > 4n * BigInt(TICK_MS) * 1_000_000n) this.#lastByte += sinceLook;
-    if (now - this.#lastByte < BigInt(AGENT_DEAD_MS) * 1_000_000n) return false;
+    if (now - this.#lastByte < this.#deadNs) return false;
     log.warn('the agent missed its deadline and is killed', { pid: this.#identity?.pid });
     if (this.#identity !== undefined && await isAlive(this.#identity)) {
       try {
