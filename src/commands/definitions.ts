@@ -24,7 +24,7 @@ Examples:
     .requiredOption('-f, --file <file>', 'domain XML as virsh dumpxml prints it; - is standard input')
     .requiredOption('-s, --server <name>', 'the server it is for')
     .requiredOption('-t, --target <name>', 'the target it would be published on')
-    .addHelpText('after', '\nExample:\n  virsh dumpxml --inactive Web01 | dr definitions preview --file - --server Web01 --target dr01')
+    .addHelpText('after', '\nExample:\n  virsh dumpxml --inactive Web01 > Web01.xml\n  dr definitions preview --file Web01.xml --server Web01 --target dr01')
     .action(wrap(preview));
 }
 

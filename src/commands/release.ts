@@ -9,7 +9,8 @@ export function addRelease(program: Command, wrap: Wrap): void {
     .option('-t, --target <name>', 'only on this target')
     .option('--json', 'print the result as JSON')
     .addHelpText('after', `
-What the booted copy wrote since is given up: its image set may be overwritten by the next runs.
+What the booted copy wrote since is given up: its image set may be overwritten
+by the next runs.
 
 Example:
   dr release Web01 --target dr01`)

@@ -11,7 +11,7 @@ export function addStatus(program: Command, wrap: Wrap): void {
   program.command('status')
     .description('show the last, running and next run of each job, and the age of the newest copies')
     .option('--json', 'print it as JSON')
-    .addHelpText('after', '\nExample:\n  dr status\n\nExit status: 0; 1 if a host still owes something; 3 if some host could not be asked.')
+    .addHelpText('after', '\nExample:\n  dr status\n\nExit status: 0; 1 if a host still owes something; 3 if some host could not be\nasked.')
     .action(wrap(status));
 }
 
