@@ -1,17 +1,13 @@
-import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
-import { pipeline } from 'node:stream/promises';
 import { DrError } from '../model/errors.js';
-import type { StoredImage } from '../model/image-set.js';
+import type { ImageDigest, StoredImage } from '../model/image-set.js';
 import { imageName } from '../model/names.js';
 import { hasCode } from '../system/durable.js';
+import { imageDigestOfFile } from '../transfer/image-digest.js';
+import type { Start } from '../transfer/ticket.js';
 import { touchedSince } from './examine.js';
 import type { OpenStore } from './open.js';
 import type { Catalog } from './store.js';
 import { usersOf } from './users.js';
-
-/** What is known of the blocks that an image has before it is written. */
-export type Start = 'fresh' | 'read' | { readonly recycle: string; readonly provenSince: string };
 
 /**
  * Where an `incomplete` image is written, and what its old blocks are known to be: that is answered once, since from here on somebody may
@@ -52,17 +48,15 @@ async function startOf(catalog: Catalog, image: StoredImage, reproveAfterSeconds
   const age = now.getTime() - Date.parse(proof.provenSince);
   if (!(age >= 0 && age <= reproveAfterSeconds * 1000)) return 'read'; // also when the clock was set back
   const recycle = catalog.digestsPath(set, disk);
-  return await digestOfDigests(recycle) === proof.digest.split(':')[1] ? { recycle, provenSince: proof.provenSince } : 'read';
+  return await digestOfDigests(recycle) === proof.digest ? { recycle, provenSince: proof.provenSince } : 'read';
 }
 
-/** SHA-256 over a file of block digests, which is what an image's digest is; undefined if there is no such file. */
-export async function digestOfDigests(path: string): Promise<string | undefined> {
-  const hash = createHash('sha256');
+/** The image digest that a file of block digests adds up to; undefined if there is no such file. */
+export async function digestOfDigests(path: string): Promise<ImageDigest | undefined> {
   try {
-    await pipeline(createReadStream(path), hash);
+    return await imageDigestOfFile(path);
   } catch (error) {
     if (hasCode(error, 'ENOENT')) return undefined;
     throw error;
   }
-  return hash.digest('hex');
 }

@@ -2,12 +2,11 @@ import { createHash, randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
 import { copyFile, open, rename, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { z } from 'zod';
 import { DrError } from '../model/errors.js';
 import type { DiskProof, Manifest, SetId, SetIntent, StoredImage } from '../model/image-set.js';
-import { readJson, syncDirectory, writeDurable } from '../system/durable.js';
-import { stateDirectory } from '../system/state.js';
+import { syncDirectory, writeDurable } from '../system/durable.js';
 import { BLOCK_BYTES, DIGEST_BYTES } from '../transfer/geometry.js';
+import { resultOf, ticketDigests } from '../transfer/ticket.js';
 import { digestOfDigests } from './incomplete.js';
 import type { OpenStore } from './open.js';
 import { usersOf } from './users.js';
@@ -22,10 +21,6 @@ export interface ProofRequest {
   /** base64 */
   readonly tpm?: string;
 }
-
-const receivedSchema = z.object({
-  digest: z.string(), proof: z.enum(['device', 'cached']), provenSince: z.iso.datetime(),
-});
 
 /**
  * Makes a set complete: every disk of the intent was received whole, with the digest that its sender saw, and is in the image bound to
@@ -48,7 +43,7 @@ export async function prove({ store, catalog }: OpenStore, request: ProofRequest
     const { ticket, digest } = request.disks[disk] ?? { ticket: '', digest: '' };
     const image = images.get(disk);
     if (image === undefined) throw incomplete(intent, `no image of ${disk} is bound to it`);
-    const received = await resultOf(intent, disk, ticket);
+    const received = await resultOf(ticket);
     if (received.digest !== digest) {
       throw new DrError('digest-mismatch', `${intent.server} disk ${disk}: what was received is not what was captured. The set was not completed; older copies are untouched.`, 'Run the job again. If it happens again, check memory and network of both hosts.');
     }
@@ -81,16 +76,10 @@ async function unusedImages({ store }: Pick<OpenStore, 'store'>, intent: SetInte
   return new Map(images.map((image) => [image.identity?.disk ?? '', image]));
 }
 
-async function resultOf(intent: SetIntent, disk: string, ticket: string): Promise<z.infer<typeof receivedSchema>> {
-  const parsed = receivedSchema.safeParse(await readJson(join(ticketDirectory(ticket), 'result.json')));
-  if (!parsed.success) throw incomplete(intent, `the transfer of ${disk} has no result`);
-  return parsed.data;
-}
-
 /** Keeps the block digests with the set, after checking that they are what the image's digest was built from. */
 async function keepDigests(intent: SetIntent, disk: string, ticket: string, path: string, { bytes, digest }: { readonly bytes: number; readonly digest: string }): Promise<void> {
   const temporary = join(dirname(path), `.digests.${randomBytes(6).toString('hex')}.tmp`);
-  await copyFile(join(ticketDirectory(ticket), 'digests'), temporary, constants.COPYFILE_EXCL);
+  await copyFile(ticketDigests(ticket), temporary, constants.COPYFILE_EXCL);
   const handle = await open(temporary, 'r+');
   try {
     await handle.chmod(0o600);
@@ -99,7 +88,7 @@ async function keepDigests(intent: SetIntent, disk: string, ticket: string, path
     await handle.close();
   }
   const blocks = Math.ceil(bytes / BLOCK_BYTES);
-  if ((await stat(temporary)).size !== blocks * DIGEST_BYTES || await digestOfDigests(temporary) !== digest.split(':')[1]) {
+  if ((await stat(temporary)).size !== blocks * DIGEST_BYTES || await digestOfDigests(temporary) !== digest) {
     throw incomplete(intent, `the block digests of ${disk} do not add up to its digest`);
   }
   await rename(temporary, path);
@@ -118,12 +107,6 @@ async function attach(directory: string, request: ProofRequest): Promise<Record<
     digests[name] = createHash('sha256').update(content).digest('hex');
   }
   return digests;
-}
-
-/** Where the receiver left its result (`result.json`) and the block digests (`digests`). */
-function ticketDirectory(ticket: string): string {
-  if (!/^[A-Za-z0-9-]+$/.test(ticket)) throw new DrError('state-changed', `${JSON.stringify(ticket)} is not a ticket of this host`);
-  return stateDirectory('tickets', ticket);
 }
 
 function incomplete(intent: SetIntent, why: string): DrError {

@@ -2,6 +2,8 @@ import { DrError } from '../model/errors.js';
 import type { DiskProof, Manifest, SetId, StoredImage } from '../model/image-set.js';
 import { imageBase } from '../model/names.js';
 import type { ImageSeen } from '../model/rotation.js';
+import { lock } from '../system/flock.js';
+import { stateDirectory } from '../system/state.js';
 import { digestOfDigests } from './incomplete.js';
 import { judge, sight, type Sighting } from './examine.js';
 import type { OpenStore } from './open.js';
@@ -27,25 +29,47 @@ export interface Watching {
 /**
  * Reads images again and compares them with their manifests. What equals its proof has it renewed, also where its file was touched or replaced since
  * (a restored backup); what was damaged without anybody having written to it loses its proof. With `adopt`, files under an image's name
- * that are bound to nothing are bound to the set whose digests they match. The caller holds the locks of the servers.
+ * that are bound to nothing are bound to the set whose digests they match. A server that a run is at work on is left out: its images
+ * count as in use. The caller holds none of the servers' locks.
  */
 export async function verify(open: OpenStore, current: CurrentLinks, only: string | undefined, adopt: boolean, watching: Watching): Promise<Verified[]> {
-  const adopted = adopt ? await adoptLost(open, await sight(open), only, watching) : [];
+  const servers = [...new Set([...(await sight(open)).records.values()].map(({ about }) => about.server))].filter((server) => only === undefined || server === only).sort();
+  const results: Verified[] = [];
+  for (const [index, server] of servers.entries()) {
+    // Progress counts servers as equally large: what the others hold is seen only when their turn comes.
+    const report = (done: number, total: number): void => { watching.report(index * 1000 + Math.floor(1000 * done / Math.max(1, total)), servers.length * 1000); };
+    try {
+      await using _held = await lock(stateDirectory('locks', `server-${server}.lock`), server);
+      results.push(...await verifyServer(open, current, server, adopt, { signal: watching.signal, report }));
+    } catch (error) {
+      if (!(error instanceof DrError) || error.code !== 'locked') throw error;
+      results.push(...distinct(judge(await sight(open), server).images).map((image) => ({ ...rowOf(image), outcome: 'in-use' as const, detail: 'a run is at work on its server' })));
+    }
+  }
+  return results;
+}
+
+async function verifyServer(open: OpenStore, current: CurrentLinks, server: string, adopt: boolean, watching: Watching): Promise<Verified[]> {
+  const adopted = adopt ? await adoptLost(open, await sight(open), server, watching) : [];
   const found = await sight(open);
-  const servers = [...new Set([...found.records.values()].map(({ about }) => about.server))].filter((server) => only === undefined || server === only).sort();
-  const images = distinct(servers.flatMap((server) => judge(found, server).images));
+  const images = distinct(judge(found, server).images);
   const total = images.reduce((sum, { bytes }) => sum + bytes, 0);
   const results: Verified[] = [];
   let before = 0;
   for (const image of images) {
     const offset = before;
     const verdict = await verifyOne(open, found, images, image, { signal: watching.signal, report: (done) => { watching.report(offset + done, total); } });
-    results.push({ server: image.server, name: image.name, disk: image.disk, set: image.identity?.set ?? null, ...verdict });
+    const detail = adopted.includes(image.name) && verdict.outcome === 'ok' ? 'adopted: it equals its proof' : verdict.detail;
+    results.push({ ...rowOf(image), ...verdict, detail });
     before += image.bytes;
     watching.report(before, total);
   }
-  for (const server of new Set(results.filter(({ outcome }) => outcome === 'damaged').map(({ server: name }) => name))) await repoint(open, current, server);
-  return results.map((result) => adopted.includes(result.name) && result.outcome === 'ok' ? { ...result, detail: 'adopted: it equals its proof' } : result);
+  if (adopted.length > 0 || results.some(({ outcome }) => outcome === 'damaged')) await repoint(open, current, server);
+  return results;
+}
+
+function rowOf(image: ImageSeen): Pick<Verified, 'server' | 'name' | 'disk' | 'set'> {
+  return { server: image.server, name: image.name, disk: image.disk, set: image.identity?.set ?? null };
 }
 
 type Verdict = Pick<Verified, 'outcome' | 'detail'>;
@@ -58,14 +82,14 @@ async function verifyOne(open: OpenStore, found: Sighting, images: readonly Imag
   if (manifest === undefined || proof === undefined) return { outcome: 'unproven', detail: image.because ?? 'its set was never completed' };
 
   const digests = open.catalog.digestsPath(set, image.disk);
-  const haveDigests = await digestOfDigests(digests) === proof.digest.split(':')[1];
+  const haveDigests = await digestOfDigests(digests) === proof.digest;
   const began = new Date().toISOString();
   const outcome = await readImage(image.path, Math.min(image.bytes, proof.bytes), haveDigests ? digests : undefined, watching.signal, watching.report);
   const now = (await open.store.list()).find((one) => one.key === image.key && one.identity?.set === set);
   if (now === undefined || now.touched.mtime !== image.touched.mtime || now.touched.bytes !== image.touched.bytes) {
     return { outcome: 'modified', detail: 'it changed while it was read; run dr verify again' };
   }
-  if (outcome.kind === 'unreadable') return { outcome: 'damaged', detail: `block ${String(outcome.block)} can't be read: ${outcome.why}` };
+  if (outcome.kind === 'unreadable') return { outcome: 'damaged', detail: outcome.error.message };
 
   const equal = outcome.digest === proof.digest && image.bytes === proof.bytes;
   if (now.modified !== undefined) return { outcome: 'modified', detail: `${now.modified}; its content ${equal ? 'still equals' : 'no longer equals'} its proof` };
@@ -93,13 +117,13 @@ async function renew({ catalog }: OpenStore, set: SetId, disk: string, seen: Par
 }
 
 /** Finds files that lost their identity (copied without extended attributes), and binds those whose content a manifest proves. */
-async function adoptLost(open: OpenStore, found: Sighting, only: string | undefined, { signal }: Watching): Promise<string[]> {
+async function adoptLost(open: OpenStore, found: Sighting, server: string, { signal }: Watching): Promise<string[]> {
   const bound = new Set(found.images.map(({ identity }) => `${identity?.set ?? ''}/${identity?.disk ?? ''}`));
   const adopted: string[] = [];
   for (const image of found.images.filter(({ identity, modified }) => identity === undefined && modified === undefined)) {
     const candidates = [...found.records].flatMap(([set, { manifest }]) => (manifest?.disks ?? [])
       .filter(({ disk, bytes }) => !bound.has(`${set}/${disk}`) && bytes === image.bytes && manifest !== undefined
-        && imageBase(manifest.server, disk) === image.base && (only === undefined || manifest.server === only))
+        && imageBase(manifest.server, disk) === image.base && manifest.server === server)
       .map((proof) => ({ set, proof })));
     if (candidates.length === 0 || found.users.has(image.key)) continue;
     const outcome = await readImage(image.path, image.bytes, undefined, signal, () => undefined).catch((error: unknown) => {
@@ -110,7 +134,12 @@ async function adoptLost(open: OpenStore, found: Sighting, only: string | undefi
     if (match === undefined || bound.has(`${match.set}/${match.proof.disk}`)) continue;
     const now = (await open.store.list()).find((one) => one.key === image.key && one.name === image.name);
     if (now === undefined || now.touched.mtime !== image.touched.mtime) continue; // it changed while it was read
-    await open.store.adopt(now, { set: match.set, disk: match.proof.disk });
+    try {
+      await open.store.adopt(now, { set: match.set, disk: match.proof.disk });
+    } catch (error) {
+      if (error instanceof DrError && error.code === 'state-changed') continue; // a symbolic link, or gone: it stays what it was
+      throw error;
+    }
     await renew(open, match.set, match.proof.disk, { touched: now.touched });
     bound.add(`${match.set}/${match.proof.disk}`);
     adopted.push(image.name);
