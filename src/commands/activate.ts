@@ -82,7 +82,7 @@ async function confirm({ terminal, signal, json }: Invocation, plan: ActivationP
   if (flags.dryRun === true || plan.refusal !== undefined) return false;
   if (flags.yes === true) return true;
   const boots = plan.servers.filter((server) => server.action === 'boot').length;
-  if (boots === 0) return false;
+  if (boots === 0) return true; // nothing to say yes to: all run already, or are refused
   const answer = await terminal.ask(`\nBoot ${count(boots, 'server')}? Type yes: `, signal);
   if (signal.aborted) throw new DrError('cancelled', 'cancelled; nothing was booted');
   if (answer === undefined) {

@@ -152,7 +152,8 @@ function keyOf(event: TransferEvent): string {
 }
 
 function transferName(event: TransferEvent): string {
-  return event.what === 'verifying' ? `${event.server}/${event.disk} on ${event.to}` : `${event.server}/${event.disk} → ${event.to}`;
+  const subject = event.disk === '' ? event.server : `${event.server}/${event.disk}`;
+  return `${subject} ${event.what === 'verifying' ? 'on' : '→'} ${event.to}`;
 }
 
 function percent(event: TransferEvent): string {

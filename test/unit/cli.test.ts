@@ -159,6 +159,12 @@ describe('command line', () => {
       assert.equal((await activate(['--yes', '--originals-are-off'])).status, 0);
     });
 
+    it('does not ask when there is nothing left to boot', async () => {
+      const { status, stderr } = await activate(['Up01'], []);
+      assert.equal(status, 0);
+      assert(!stderr.includes('Type yes'), stderr);
+    });
+
     it('boots nothing in a dry run, even with --yes', async () => {
       const { status, stdout, stderr } = await activate(['--dry-run', '--yes']);
       assert.equal(status, 0);
