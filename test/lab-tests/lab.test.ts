@@ -5,6 +5,7 @@ import { Lab } from '../lab/lab.js';
 import { loopDevices } from '../lab/drives.js';
 import { initsBelow, until } from '../lab/namespaces.js';
 import { roleOf } from '../lab/roles.js';
+import { skipBecause } from '../support/skip.js';
 
 describe('the lab', function () {
   this.timeout(60_000);
@@ -13,10 +14,7 @@ describe('the lab', function () {
 
   before(async function () {
     const reason = await Lab.impossible();
-    if (reason !== undefined) {
-      console.log(`      skipped: ${reason}`);
-      this.skip();
-    }
+    if (reason !== undefined) skipBecause(this, reason);
     lab = await Lab.up({ name, hosts: ['node01', 'dr01', 'head01'], store: { sizeMiB: 256 } });
   });
 
