@@ -69,7 +69,7 @@ export function readDefinition(xml: string, what = 'the definition'): Definition
   const os = first(root, 'os');
   const loader = first(os, 'loader');
   const nvram = first(os, 'nvram');
-  const nvramPath = attributeOf(first(nvram, 'source'), 'file') ?? nvram?.text.trim();
+  const nvramPath = attributeOf(first(nvram, 'source'), 'file') ?? attributeOf(first(nvram, 'source'), 'dev') ?? nvram?.text.trim();
   const machine = first(os, 'type');
   const cpu = first(root, 'cpu');
   const interfaces = all(root, 'devices', 'interface');
@@ -97,7 +97,7 @@ export function readDefinition(xml: string, what = 'the definition'): Definition
     nics: sources('direct', 'dev'),
     hostDevices: all(root, 'devices', 'hostdev').map(hostDevice),
     paths: pathFacts(root),
-    securityModels: unique(all(root, 'seclabel').flatMap((label) => attributeOf(label, 'model') ?? []).filter((model) => model !== 'dac')),
+    securityModels: unique(all(root, 'seclabel').filter((label) => attributeOf(label, 'type') !== 'none').flatMap((label) => attributeOf(label, 'model') ?? []).filter((model) => model !== 'dac')),
     commandLine: all(root, 'qemu:commandline', 'qemu:arg').flatMap((argument) => attributeOf(argument, 'value') ?? []),
   };
 }

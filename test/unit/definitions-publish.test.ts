@@ -70,16 +70,17 @@ describe('publishing a definition', () => {
       error instanceof DrError && error.code === 'io' && /the definition of Web01 could not be written to .*Its images are not affected/.test(error.message));
   });
 
-  it('creates one whole file when six processes race', async function () {
+  it('creates one whole file each when six processes race for twenty definitions', async function () {
     this.timeout(60_000);
     const go = join(directory, 'go');
     const target = join(directory, 'd');
     await mkdir(target);
-    const texts = Array.from({ length: 6 }, (_, index) => xml('Web01', String(index).repeat(100_000)));
+    const servers = Array.from({ length: 20 }, (_, index) => `Web${String(index)}`);
+    const texts = Array.from({ length: 6 }, (_, index) => xml('@', String(index).repeat(50_000)));
     const racers = await Promise.all(texts.map(async (text, index) => {
       const file = join(directory, `in${String(index)}.xml`);
       await writeFile(file, text);
-      const child = start(process.execPath, [publisher, target, 'Web01', file, go], { stdio: ['ignore', 'pipe', 'inherit'] });
+      const child = start(process.execPath, [publisher, target, file, go, ...servers], { stdio: ['ignore', 'pipe', 'inherit'] });
       let said = '';
       child.stdout?.on('data', (chunk: Buffer) => { said += chunk.toString(); });
       const ended = once(child, 'close');
@@ -88,11 +89,13 @@ describe('publishing a definition', () => {
     }));
     await writeFile(go, '');
     await Promise.all(racers.map(({ ended }) => ended));
-    const results = racers.map(({ said }) => JSON.parse(said().split('\n')[1] ?? '') as Published);
-    const winners = results.flatMap(({ created }, index) => created ? [index] : []);
-    assert.equal(winners.length, 1, JSON.stringify(results));
-    assert.equal(await readFile(join(target, 'Web01.xml'), 'utf8'), texts[winners[0] ?? -1]);
-    assert.deepEqual(await readdir(target), ['Web01.xml']);
+    const results = racers.map(({ said }) => JSON.parse(said().split('\n')[1] ?? '') as Published[]);
+    for (const [round, server] of servers.entries()) {
+      const winners = results.flatMap((racer, index) => racer[round]?.created === true ? [index] : []);
+      assert.equal(winners.length, 1, `${server} was created by ${winners.join(', ')}`);
+      assert.equal(await readFile(join(target, `${server}.xml`), 'utf8'), texts[winners[0] ?? -1]?.replaceAll('@', server));
+    }
+    assert.deepEqual((await readdir(target)).sort(), servers.map((server) => `${server}.xml`).sort());
   });
 
   for (const [at, left] of [['definition-before-publish', []], ['definition-after-publish', ['Web01.xml']]] as const) {
@@ -104,7 +107,7 @@ describe('publishing a definition', () => {
       await mkdir(target);
       await writeFile(join(steps, 'stop-at'), `${at} 1`);
       await writeFile(join(directory, 'in.xml'), xml('Web01'));
-      const child = start(process.execPath, [publisher, target, 'Web01', join(directory, 'in.xml'), directory], { stdio: ['ignore', 'ignore', 'inherit'], env: { DR_STEPS: steps } });
+      const child = start(process.execPath, [publisher, target, join(directory, 'in.xml'), directory, 'Web01'], { stdio: ['ignore', 'ignore', 'inherit'], env: { DR_STEPS: steps } });
       const reached = async (): Promise<boolean> => (await readdir(steps)).includes('reached');
       while (!(await reached())) await new Promise((resolve) => { setTimeout(resolve, 10); });
       const ended = once(child, 'close');
