@@ -1,5 +1,5 @@
 import { InvalidArgumentError, type Command } from 'commander';
-import { DrError } from '../model/errors.js';
+import { DrError, ERRORS } from '../model/errors.js';
 import { checkNamePart } from '../model/names.js';
 import type { ActivationEvent, ActivationPlanView, ActivationReport } from '../model/views.js';
 import { age, bytes, clock, count, moment, plain } from './format.js';
@@ -61,6 +61,7 @@ async function activate(invocation: Invocation, servers: readonly string[], flag
       flags.store.startsWith('/') ? `Did you mean fs:${flags.store}?` : 'See dr-activate --help.');
   }
   const { activation } = await invocation.wiring();
+  let refused = false;
   const report = await activation.activate({
     definitions: flags.definitions, current: flags.current, libvirt: flags.libvirt, servers: [...new Set(servers)],
     ...(flags.store === undefined ? {} : { store: flags.store }),
@@ -68,17 +69,25 @@ async function activate(invocation: Invocation, servers: readonly string[], flag
     dryRun: flags.dryRun === true, originalsAreOff: flags.originalsAreOff === true,
   }, {
     signal,
-    confirm: (plan) => confirm(invocation, plan, flags),
+    confirm: (plan) => {
+      refused = plan.refusal !== undefined;
+      return confirm(invocation, plan, flags);
+    },
     onEvent: (event) => { if (!json) showEvent(terminal, event); },
   });
   if (json) printJson(terminal, report);
   else showReport(terminal, report);
-  return report.outcome === 'dry-run' ? 0 : exitStatus({ ...report, outcome: report.outcome });
+  if (report.outcome === 'dry-run') return refused ? ERRORS.refused : 0;
+  return exitStatus({ ...report, outcome: report.outcome });
 }
 
 /** Shows the plan and asks. Whoever can't be asked has not said yes. */
 async function confirm({ terminal, signal, json }: Invocation, plan: ActivationPlanView, flags: ActivateFlags): Promise<boolean> {
-  if (!json) showPlan(terminal, plan, new Date());
+  if (!json) {
+    showPlan(terminal, plan, new Date());
+    // Without --dry-run the refusal is the report's.
+    if (flags.dryRun === true && plan.refusal !== undefined) tell(terminal, 'dr-activate', plan.refusal, 'red');
+  }
   if (flags.dryRun === true || plan.refusal !== undefined) return false;
   if (flags.yes === true) return true;
   const boots = plan.servers.filter((server) => server.action === 'boot').length;

@@ -52,6 +52,7 @@ function showPlan(terminal: Terminal, view: PlanView): void {
   }
   for (const note of view.notes) terminal.out(`\n${plain(note)}\n`);
   for (const server of view.servers) if (server.refusal !== undefined) tell(terminal, server.name, server.refusal, 'red');
-  if (view.refusal !== undefined) tell(terminal, `job ${view.job}`, view.refusal, 'red');
-  else terminal.out(`\nNothing was touched. Next: dr run ${view.job}\n`);
+  const told = view.servers.some((server) => server.refusal?.message === view.refusal?.message);
+  if (view.refusal !== undefined && !told) tell(terminal, `job ${view.job}`, view.refusal, 'red');
+  if (view.refusal === undefined) terminal.out(`\nNothing was touched. Next: dr run ${view.job}\n`);
 }

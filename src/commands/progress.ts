@@ -46,6 +46,9 @@ function lines(terminal: Terminal): Display {
   };
 }
 
+/** Clears the rest of the line. */
+const CLEAR_LINE = '\x1b[K';
+
 /** Width of the clock before a line. */
 const MARGIN = 9;
 
@@ -68,7 +71,7 @@ function bars(terminal: Terminal): Display {
     const line = [`${paint(terminal.errColour, 'dim', clock(new Date()))} `, ...rest.map(() => ' '.repeat(MARGIN))]
       .map((margin, index) => `${margin}${paint(terminal.errColour, colour, [first, ...rest][index] ?? '')}\n`).join('');
     if (group === undefined) terminal.err(line);
-    else group.log(line);
+    else group.log(line.replaceAll('\n', `${CLEAR_LINE}\n`)); // a line takes the place of a bar that was longer
   };
   const finish = (key: string): void => {
     const one = shown.get(key);

@@ -89,7 +89,8 @@ function showReport(terminal: Terminal, config: Config, report: RunReport): void
     if (server.error !== undefined) tell(terminal, server.name, server.error, server.outcome === 'cancelled' ? 'yellow' : 'red');
     for (const note of server.notes ?? []) terminal.out(`\n${server.name}: ${plain(note)}\n`);
   }
-  if (report.error !== undefined) tell(terminal, `job ${report.job}`, report.error, 'red');
+  const told = report.servers.some((server) => server.error?.message === report.error?.message);
+  if (report.error !== undefined && !told) tell(terminal, `job ${report.job}`, report.error, 'red');
   terminal.out(`\n${lastWords(report)}\n`);
 }
 
