@@ -21,7 +21,7 @@ export interface ChainLink {
   readonly encrypted: boolean;
   /** Whether it is a block device. */
   readonly device: boolean;
-  /** Whether it is a file whose length is no multiple of 512: QEMU shows zeros up to the next one. */
+  /** Whether it is a raw file whose length is no multiple of 512: QEMU shows zeros up to the next one. */
   readonly odd: boolean;
   /** A qcow2 image may keep its data in another file. */
   readonly dataFile?: string;
@@ -61,13 +61,15 @@ export async function backingChain(path: string, format: string): Promise<ChainL
   const chain: ChainLink[] = [];
   let next: { readonly path: string; readonly format: string } | undefined = { path, format };
   while (next !== undefined) {
-    if (chain.length >= LONGEST_CHAIN) throw new DrError('disk-unsupported', `the backing chain of ${path} is longer than ${String(LONGEST_CHAIN)} images, or a circle`);
+    if (chain.length >= LONGEST_CHAIN) throw new DrError('disk-unsupported', `the backing chain of ${path} is longer than ${String(LONGEST_CHAIN)} images`);
+    const wanted: string = next.path;
+    if (chain.some((link) => link.path === wanted)) throw new DrError('disk-unsupported', `the backing chain of ${path} is a circle through ${wanted}`);
     const found: InfoJson = await info(next.path, next.format);
     const dataFile = found['format-specific']?.data?.['data-file'];
     const status = await stat(next.path);
     chain.push({
       ...next, bytes: found['virtual-size'], encrypted: found.encrypted === true || next.format === 'luks',
-      device: status.isBlockDevice(), odd: status.isFile() && status.size % 512 !== 0,
+      device: status.isBlockDevice(), odd: next.format === 'raw' && status.isFile() && status.size % 512 !== 0,
       ...(dataFile === undefined ? {} : { dataFile }),
     });
     const backing: string | undefined = found['full-backing-filename'] ?? found['backing-filename'];

@@ -3,7 +3,7 @@ import type { Params } from '../../src/agent/protocol.js';
 import type { ServerSeen } from '../../src/model/server.js';
 import type { Host } from '../lab/host.js';
 import { Lab } from '../lab/lab.js';
-import { Hands } from './hands.js';
+import type { Hands } from './hands.js';
 
 /** One lab host with guests, and a node's hands at work in it. */
 
