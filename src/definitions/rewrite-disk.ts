@@ -51,6 +51,12 @@ export function ejectMedium(disk: XmlElement, edits: TextEdits, record: Recorder
   if (type !== undefined && type !== 'file' && type !== 'block') { // an empty drive of any other type is no valid definition
     record(`${name}/@type`, type, 'file');
     edits.setAttribute(disk, 'type', 'file');
+    const driver = first(disk, 'driver');
+    const format = attributeOf(driver, 'type');
+    if (driver !== undefined && format !== undefined && format !== 'raw') { // `fat` is for a directory only
+      record(`${name}/driver/@type`, format, 'raw');
+      edits.setAttribute(driver, 'type', 'raw');
+    }
   }
   for (const child of disk.children) {
     if (!['source', 'backingStore', 'mirror', 'auth'].includes(child.name)) continue;

@@ -27,7 +27,7 @@ mount --bind "$H/boot_id" "$N/proc/sys/kernel/random/boot_id"
 
 # /etc: what programs need of the machine's, no secrets, and the host's own.
 for f in passwd group nsswitch.conf ld.so.cache ld.so.conf ld.so.conf.d alternatives ssl localtime os-release debian_version services protocols \
-         mke2fs.conf xattr.conf login.defs mime.types modprobe.d fuse.conf lvm sasl2 terminfo; do
+         mke2fs.conf xattr.conf login.defs mime.types modprobe.d fuse.conf lvm sasl2 terminfo swtpm_setup.conf swtpm-localca.conf swtpm-localca.options; do
   [ ! -e "/etc/$f" ] || cp -a "/etc/$f" "$N/etc/$f"
 done
 ln -s /proc/self/mounts "$N/etc/mtab"
@@ -40,6 +40,8 @@ chmod 600 "$N/etc/ssh/ssh_host_ed25519_key"
 mkdir -p "$N/var/lib/libvirt" "$N/var/lib/dr-engine" "$N/var/log/guests" "$N/var/cache/libvirt/qemu/capabilities" "$N/var/tmp"
 ln -s /run "$N/var/run"
 ln -s /run/lock "$N/var/lock"
+mkdir -p "$N/var/lib/swtpm-localca" # signs guests' TPMs, as the user that runs them
+chown tss:tss "$N/var/lib/swtpm-localca" 2> /dev/null || true # no swtpm here
 mount --bind "$H/var-lib-libvirt" "$N/var/lib/libvirt"
 mount --bind "$H/dr-engine" "$N/var/lib/dr-engine"
 mount --bind "$H/log" "$N/var/log"
