@@ -8,7 +8,9 @@ import { definitionCase, definitionCases } from '../support/definition-cases.js'
 const sample = (path: string): string => readFileSync(fileURLToPath(new URL(`../../../definitions/${path}/Web01.xml`, import.meta.url)), 'utf8');
 const [source, published, tuned] = ['source', 'published', 'tuned'].map(sample) as [string, string, string];
 
-describe('comparing definitions', () => {
+describe('comparing definitions', function () {
+  this.timeout(60_000);
+
   it('finds the sample that is published in what the source gives', () => {
     const link = '/shared/dr/current/Web01';
     const disks = [{ target: 'vda', link: `${link}/Web01_system` }, { target: 'vdb', link: `${link}/Web01_0` }];

@@ -4,12 +4,15 @@ import { readDefinition } from '../../src/definitions/read.js';
 import { rewriteDefinition } from '../../src/definitions/rewrite.js';
 import { run } from '../../src/system/run.js';
 import { definitionCases } from '../support/definition-cases.js';
+import { skipBecause } from '../support/skip.js';
 
 /** UPDATE_GOLDEN=1 writes what comes out instead of comparing it; look at the difference before committing it. */
 const update = process.env['UPDATE_GOLDEN'] === '1';
 const schemas = existsSync('/usr/bin/virt-xml-validate');
 
-describe('golden definitions', () => {
+describe('golden definitions', function () {
+  this.timeout(60_000);
+
   const cases = definitionCases();
 
   it('there are at least 25 of them', () => { assert.ok(cases.length >= 25, String(cases.length)); });
@@ -43,11 +46,7 @@ describe('golden definitions', () => {
   }
 
   it('are valid for libvirt, before and after', async function () {
-    if (!schemas) {
-      console.log('      skipped: virt-xml-validate is not installed (libvirt-clients)');
-      this.skip();
-    }
-    this.timeout(120_000);
+    if (!schemas) skipBecause(this, 'virt-xml-validate is not installed (libvirt-clients)');
     for (const { inputPath, outputPath } of cases) {
       for (const path of [inputPath, outputPath]) await run('virt-xml-validate', [path, 'domain']);
     }

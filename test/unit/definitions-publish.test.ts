@@ -11,7 +11,8 @@ import { run, start } from '../../src/system/run.js';
 const xml = (name: string, filler = ''): string => `<domain>\n  <name>${name}</name>\n  <description>${filler}</description>\n</domain>\n`;
 const publisher = fileURLToPath(new URL('../support/publish-once.js', import.meta.url));
 
-describe('publishing a definition', () => {
+describe('publishing a definition', function () {
+  this.timeout(60_000);
   let directory: string;
   beforeEach(async () => { directory = await mkdtemp(join(tmpdir(), 'dr-publish-')); });
   afterEach(async () => { await rm(directory, { recursive: true, force: true }); });
@@ -70,8 +71,7 @@ describe('publishing a definition', () => {
       error instanceof DrError && error.code === 'io' && /the definition of Web01 could not be written to .*Its images are not affected/.test(error.message));
   });
 
-  it('creates one whole file each when six processes race for twenty definitions', async function () {
-    this.timeout(60_000);
+  it('creates one whole file each when six processes race for twenty definitions', async () => {
     const go = join(directory, 'go');
     const target = join(directory, 'd');
     await mkdir(target);
@@ -99,8 +99,7 @@ describe('publishing a definition', () => {
   });
 
   for (const [at, left] of [['definition-before-publish', []], ['definition-after-publish', ['Web01.xml']]] as const) {
-    it(`can be run again after a death at ${at}`, async function () {
-      this.timeout(30_000);
+    it(`can be run again after a death at ${at}`, async () => {
       const steps = join(directory, 'steps');
       const target = join(directory, 'd');
       await mkdir(steps);

@@ -4,7 +4,9 @@ import { definitionCase } from '../support/definition-cases.js';
 
 const facts = (name: string) => readDefinition(definitionCase(name).input);
 
-describe('reading what a definition needs', () => {
+describe('reading what a definition needs', function () {
+  this.timeout(60_000);
+
   it('names disks, with what and where they are', () => {
     assert.deepEqual(facts('volume-group-store').disks, [
       { target: 'vda', device: 'disk', bus: 'virtio', type: 'file', path: '/srv/vm/Db01-system.qcow2', format: 'qcow2' },

@@ -12,7 +12,9 @@ const disk = (target: string, source = `<source file='/old/${target}'/>`): strin
 const wanted = (...disks: readonly (string | WantedDisk)[]): { server: string; disks: WantedDisk[] } =>
   ({ server: 'S', disks: disks.map((one) => typeof one === 'string' ? { target: one, link: `/new/${one}` } : one) });
 
-describe('rewriting a definition', () => {
+describe('rewriting a definition', function () {
+  this.timeout(60_000);
+
   const refusals: readonly (readonly [string, string, Parameters<typeof rewriteDefinition>[1], RegExp])[] = [
     ['no XML', 'hello', wanted(), /not well-formed XML: text before the first element \(line 1, column 1\)/],
     ['nothing', '', wanted(), /no element at all/],
@@ -111,7 +113,9 @@ function untouchableLines(xml: string): readonly string[] {
   return lines;
 }
 
-describe('the fidelity of rewriting', () => {
+describe('the fidelity of rewriting', function () {
+  this.timeout(60_000);
+
   for (const { name, input, wanted: want } of definitionCases()) {
     it(`touches only the lines of rewritten elements in ${name}`, () => {
       assert.deepEqual(untouchableLines(rewriteDefinition(input, want).xml), untouchableLines(input));

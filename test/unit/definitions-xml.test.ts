@@ -7,8 +7,11 @@ import { join } from 'node:path';
 import { parseXml } from '../../src/definitions/xml.js';
 import { run } from '../../src/system/run.js';
 import { definitionCases } from '../support/definition-cases.js';
+import { skipBecause } from '../support/skip.js';
 
-describe('reading XML', () => {
+describe('reading XML', function () {
+  this.timeout(60_000);
+
   it('knows where everything stands', () => {
     const text = `<?xml version='1.0'?>\n<a b="1"  c='&lt;2'><!--x--><d/>t<![CDATA[<e>]]></a >\n`;
     const { root } = parseXml(text, 'it');
@@ -37,11 +40,7 @@ describe('reading XML', () => {
   });
 
   it('accepts nothing that libxml2, which libvirt reads with, refuses', async function () {
-    if (!existsSync('/usr/bin/xmllint')) {
-      console.log('      skipped: xmllint is not installed (libxml2-utils)');
-      this.skip();
-    }
-    this.timeout(60_000);
+    if (!existsSync('/usr/bin/xmllint')) skipBecause(this, 'xmllint is not installed (libxml2-utils)');
     const seeds = definitionCases().map(({ input }) => input.replaceAll('\r', '')).filter((input) => input.length < 2500);
     const scraps = ['<', '>', '/', '&', '"', "'", '-->', '<!--', '--', ']]>', '<![CDATA[', '<?', '?>', '<a>', '</a>', '<a/>', ' x="1"', '&amp;', '&#65;', '&#xD800;', '=', '\u0000', '\ud800', ':', 'xmlns="u"', '<?xml version="1.0"?>', '<!DOCTYPE a>', '\ufeff', '\u2028'];
     const mutant = fc.tuple(fc.constantFrom(...seeds), fc.array(fc.tuple(fc.nat(), fc.nat(3), fc.constantFrom('', ...scraps)), { minLength: 1, maxLength: 3 }))
