@@ -14,7 +14,7 @@ import { Holdings } from './holdings.js';
 import { throwIfCancelled, type OpenCapture, type Verdict } from './open-captures.js';
 import type { DomainRef, Owing } from './owing.js';
 import { atOneInstant } from './quiesce.js';
-import { makeScratch, type ScratchRequest } from './scratch.js';
+import { makeScratch, SOCKET, type ScratchRequest } from './scratch.js';
 import { watch } from './watch.js';
 
 export interface LiveRequest extends DomainRef, ScratchRequest {
@@ -46,7 +46,7 @@ export async function openLive(owing: Owing, id: string, request: LiveRequest, s
   try {
     const directory = await privateDirectory(holdings, id);
     const scratch = await makeScratch(holdings, request, id, request.server, pid);
-    const socket = join(scratch, 'nbd');
+    const socket = join(scratch, SOCKET);
     const xmlPath = join(directory, 'backup.xml');
     await writeBackupXml(xmlPath, socket, scratch, request.disks);
     await holdings.hold({ kind: 'backup', uri: request.uri, server: request.server, uuid: request.uuid, socket, dueAt: new Date(Date.now() + request.maxSeconds * 1000).toISOString() });
@@ -66,7 +66,7 @@ export async function openLive(owing: Owing, id: string, request: LiveRequest, s
       [disk.target, { kind: 'nbd', socket, exportName: disk.target }])), cancelled);
     const sources: Record<string, DataSource> = {};
     for (const disk of request.disks) {
-      const image = `nbd+unix:///${encodeURIComponent(disk.target)}?socket=${socket}`;
+      const image = `nbd+unix:///${encodeURIComponent(disk.target)}?socket=${socket.split('/').map(encodeURIComponent).join('/')}`;
       checkSize(request, disk, await virtualSize(image, 'raw'));
       sources[disk.target] = { path: exports.paths.get(disk.target) ?? '', bytes: disk.bytes, direct: true, zeroMap: { image, format: 'raw' } };
     }

@@ -1,7 +1,7 @@
 import { DrError } from '../model/errors.js';
 import { log } from '../system/log.js';
 import { step } from '../system/steps.js';
-import { freeze, guestAgentAnswers, thaw } from '../system/virsh.js';
+import { freeze, frozen, thaw } from '../system/virsh.js';
 import type { DomainRef, Owing } from './owing.js';
 
 /** The guard thaws after this many milliseconds, whether we live or not. */
@@ -22,7 +22,7 @@ export interface Instant {
  * that thawed before the act was done, makes the instant `crash`-consistent.
  */
 export async function atOneInstant(owing: Owing, domain: DomainRef, running: boolean, act: () => Promise<void>): Promise<Instant> {
-  if (!running || !await guestAgentAnswers(domain.uri, domain.uuid)) {
+  if (!running || !await canFreeze(domain)) {
     const capturedAt = new Date().toISOString();
     await act();
     return { capturedAt, consistency: 'crash', frozenMs: 0 };
@@ -48,6 +48,18 @@ export async function atOneInstant(owing: Owing, domain: DomainRef, running: boo
     held = await thawOnce() && held;
   }
   return { capturedAt, consistency: froze && held ? 'frozen' : 'crash', frozenMs: froze ? Math.round(performance.now() - began) : 0 };
+}
+
+/** Whether a guest agent answers and nothing is frozen yet: what somebody else has frozen is not ours to thaw. */
+async function canFreeze(domain: DomainRef): Promise<boolean> {
+  try {
+    const already = await frozen(domain.uri, domain.uuid);
+    if (already === true) log.warn(`the file systems of ${domain.server} were frozen by somebody else and are left so`);
+    return already === false;
+  } catch (error) {
+    log.warn(`the guest agent of ${domain.server} can't freeze`, { error: DrError.from(error).message });
+    return false;
+  }
 }
 
 /** Whether at least one file system was frozen. A failure is no reason to give up the capture: the thaw follows all the same. */

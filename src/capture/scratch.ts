@@ -1,5 +1,5 @@
 import { access, chmod, chown, mkdir, readFile, realpath, stat, statfs } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { DrError } from '../model/errors.js';
 import { hasCode } from '../system/durable.js';
 import { listMounts } from '../system/mounts.js';
@@ -18,6 +18,12 @@ export interface ScratchRequest {
   readonly signature: string;
 }
 
+/** The socket's name in a capture's scratch directory. */
+export const SOCKET = 'nbd';
+
+/** The kernel's limit for the path of a UNIX socket, in bytes. */
+const LONGEST_SOCKET = 107;
+
 /** Free bytes for an ordinary user of the file system that `path` is on. */
 export async function freeBytes(path: string): Promise<number> {
   const space = await statfs(path);
@@ -29,21 +35,35 @@ export async function freeBytes(path: string): Promise<number> {
  * Throws `refused` (a cache drive, or a place that QEMU can't reach) and `space`.
  */
 export async function makeScratch(holdings: Holdings, request: ScratchRequest, capture: string, server: string, qemuPid: number): Promise<string> {
+  await refuseCacheDrive(await willBe(request.scratch), request.signature);
   await makeEnterable(request.scratch);
   const root = await realpath(request.scratch);
-  await refuseCacheDrive(root, request.signature);
   const free = await freeBytes(root);
   if (free < request.scratchReserveBytes) {
     throw new DrError('space', `${server} can't be captured live: the scratch place ${root} has ${String(free)} bytes free, its reserve is ${String(request.scratchReserveBytes)}. Nothing was touched.`,
       'Free space there, choose another place with scratch:, or capture it with capture: shutdown.');
   }
+  const directory = join(root, `dr-engine-${capture}`);
+  if (Buffer.byteLength(join(directory, SOCKET)) > LONGEST_SOCKET) {
+    throw new DrError('refused', `the path of the scratch place ${root} is too long for a socket in it. Nothing was touched.`, 'Choose a shorter one with scratch:.');
+  }
   const user = await userOf(qemuPid);
   await refuseUnreachable(root, user, server);
-  const directory = join(root, `dr-engine-${capture}`);
   await holdings.hold({ kind: 'remove', path: directory });
   await mkdir(directory, { mode: 0o700 });
   await chown(directory, user.uid, user.gid);
   return directory;
+}
+
+/** Where a path leads, as far as it exists. */
+async function willBe(path: string): Promise<string> {
+  for (let at = resolve(path); ; at = dirname(at)) {
+    try {
+      return await realpath(at);
+    } catch (error) {
+      if (!hasCode(error, 'ENOENT') || at === '/') throw error;
+    }
+  }
 }
 
 /** Missing directories are made so that QEMU's user can pass through them; those that exist stay as they are. */

@@ -148,6 +148,7 @@ describe('live capture, with real guests', function () {
     await scratchOn(8, '/mnt/cache');
     try {
       await assert.rejects(hands.call('capture.openLive', liveParams(server, { scratch: '/mnt/cache/dr-engine', scratchReserveBytes: 64 << 20 })), { code: 'space', message: /its reserve is/ });
+      await assert.rejects(hands.call('capture.openLive', liveParams(server, { scratch: `/mnt/cache/${'x'.repeat(90)}` })), { code: 'refused', message: /too long/ });
       await host.run('touch', ['/mnt/cache/.mark']);
       await assert.rejects(hands.call('capture.openLive', liveParams(server, { scratch: '/mnt/cache/dr-engine', signature: '.mark' })), { code: 'refused', message: /cache drive/ });
     } finally {
@@ -233,6 +234,12 @@ describe('live capture, with real guests', function () {
     // A frozen file system is clean: nothing to be replayed.
     await host.run('sh', ['-c', 'cp "$1" /tmp/copy && e2fsck -fn /tmp/copy; r=$?; rm /tmp/copy; exit $r', 'sh', source(capture, 'vdb')]);
     assert.deepEqual(await hands.call('capture.close', { id: capture.id }), { verdict: 'valid' });
+
+    await host.run('virsh', ['domfsfreeze', 'Db01']);
+    const second = await hands.call('capture.openLive', liveParams(await see(hands, 'Db01')));
+    assert.equal(second.consistency, 'crash');
+    assert.equal(await hands.call('test.frozen', { uri: URI, name: 'Db01' }), true, 'what somebody else froze stays frozen');
+    await hands.call('capture.close', { id: second.id });
     await linux.destroy();
   });
 });
