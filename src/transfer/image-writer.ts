@@ -36,7 +36,6 @@ export class ImageWriter {
   #canPunch = true;
   #begun = false;
   #bytesWritten = 0;
-  #residentBefore = 0;
 
   constructor(disk: Geometry, image: OpenedImage, pool: BlockPool, options: {
     readonly readBack: boolean;
@@ -55,11 +54,11 @@ export class ImageWriter {
     return this.#bytesWritten;
   }
 
-  /** Notes what of the image is in the page cache before anything is read, as the measure of what reading leaves there. */
+  /** Clears the page cache of the image, so that what is found in it at the end is our doing. */
   async open(): Promise<void> {
     if (!this.#measurable) return;
-    await dropPages(this.#openFile).catch(() => undefined); // what stays is counted and subtracted
-    this.#residentBefore = await residentBytes(this.#openFile).catch(() => Number.NaN);
+    await this.#image.sync(); // dirty pages can't be dropped
+    await dropPages(this.#openFile).catch(() => undefined); // what stays will count against the proof
   }
 
   /** Takes over the slot and gives it back to the pool when the block is proven. */
@@ -92,10 +91,10 @@ export class ImageWriter {
     if (!this.#image.direct || !this.#readBack) return 'cached';
     if (!this.#measurable) return 'device';
     // Some file systems accept O_DIRECT and go through the page cache all the same; that shows in what they leave there.
-    const grown = await residentBytes(this.#openFile).catch(() => Number.NaN) - this.#residentBefore;
+    const resident = await residentBytes(this.#openFile).catch(() => Number.NaN);
     const tail = this.#disk.bytes % SECTOR_BYTES === 0 ? 0 : 16 * SECTOR_BYTES; // the last sector's rest is written through the cache: at most one page
-    if (grown <= tail) return 'device';
-    log.warn('reading back went through the page cache', { path: this.#image.path, bytes: grown });
+    if (resident <= tail) return 'device';
+    log.warn('reading back went through the page cache', { path: this.#image.path, bytes: resident });
     return 'cached';
   }
 
