@@ -49,13 +49,12 @@ export async function findCacheDrives(signature: string, where: Where = {}): Pro
 
   for (const device of devices) {
     const at = mounts.get(device.number) ?? [];
-    const theirs = at.filter((mount) => !isOurs(mount));
     try {
-      if (theirs.length > 0) {
-        const drive = await within(DRIVE_MS, device.path, lookAtMounted(device, theirs, signature));
+      if (at.length > 0) {
+        const drive = await within(DRIVE_MS, device.path, lookAtMounted(device, at, signature));
         if (drive !== undefined) found.push(drive);
       } else {
-        const why = await within(DRIVE_MS, device.path, notFree(device, at.length > 0, guests));
+        const why = await within(DRIVE_MS, device.path, notFree(device, guests));
         if (why !== undefined) {
           log.debug('not looked into', { device: device.path, why });
           continue;
@@ -91,18 +90,21 @@ async function mountsByDevice(devices: readonly BlockDevice[]): Promise<Map<stri
   return found;
 }
 
-/** A mount that dr-engine made: of another run of ours, which unmounts it when it ends. So it is not used, but mounted again. */
-function isOurs(mount: Mount): boolean {
-  return mount.mountPoint.startsWith(ownMounts() + sep);
-}
-
+/**
+ * A drive that is mounted. Where it was mounted by another run of ours, which unmounts it when it ends, it is not used there but mounted once
+ * more: then the answer has no mount point.
+ */
 async function lookAtMounted(device: BlockDevice, mounts: readonly Mount[], signature: string): Promise<CacheDrive | undefined> {
-  for (const mount of mounts) {
+  const ours = (mount: Mount): boolean => mount.mountPoint.startsWith(ownMounts() + sep);
+  for (const mount of [...mounts].sort((a, b) => Number(ours(a)) - Number(ours(b)))) {
     if (mount.readOnly || mount.root !== '/') continue;
     const look = await lookAt(mount.mountPoint, signature);
     if (look?.found !== true) continue;
     const superblock = await probeSignature(device.path);
-    return { device: device.path, uuid: superblock?.uuid ?? '', fsType: mount.fsType, sizeBytes: device.sizeBytes, freeBytes: look.freeBytes, mountPoint: mount.mountPoint };
+    return {
+      device: device.path, uuid: superblock?.uuid ?? '', fsType: mount.fsType, sizeBytes: device.sizeBytes, freeBytes: look.freeBytes,
+      ...(ours(mount) ? {} : { mountPoint: mount.mountPoint }),
+    };
   }
   return undefined;
 }
@@ -126,12 +128,12 @@ const DRIVES: readonly string[] = ['disk', 'part', 'loop'];
 /** Devices that look like drives and are not: DRBD, network and RAM disks, volumes of ZFS and Ceph, media that come and go. */
 const NO_DRIVES = /^\/dev\/(drbd|nbd|rbd|zd|zram|ram|sr|fd|md|dm-|mapper\/)/;
 
-/** Why a device can't be looked into; undefined if nobody else has a claim to it. `mountedByUs`: our own mount is no claim. */
-async function notFree(device: BlockDevice, mountedByUs: boolean, guests: () => Promise<ReadonlySet<string>>): Promise<string | undefined> {
+/** Why a device can't be looked into; undefined if nobody else has a claim to it. */
+async function notFree(device: BlockDevice, guests: () => Promise<ReadonlySet<string>>): Promise<string | undefined> {
   if (!DRIVES.includes(device.type) || NO_DRIVES.test(device.path) || device.ancestors.some((path) => NO_DRIVES.test(path))) return `it is a ${device.type} device`;
   if (device.readOnly) return 'it is read-only';
   if (device.childTypes.length > 0) return `it holds ${device.childTypes.join(', ')}`;
-  if (!mountedByUs && await isClaimed(device.path)) {
+  if (await isClaimed(device.path)) {
     await sleep(300); // another run of ours may be looking into it at this moment
     if (await isClaimed(device.path)) return 'the kernel says that it is in use';
   }
