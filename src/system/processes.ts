@@ -1,4 +1,5 @@
-import { readdir, readFile, readlink, stat } from 'node:fs/promises';
+import { readFileSync, readlinkSync } from 'node:fs';
+import { readdir, readFile, stat } from 'node:fs/promises';
 import { hasCode } from './durable.js';
 
 /** Facts about processes from /proc. */
@@ -48,7 +49,7 @@ export async function openersOf(paths: readonly string[]): Promise<Opener[]> {
     if (!/^\d+$/.test(entry)) continue;
     const seen = new Map<string, boolean>();
     for (const fd of await readdir(`/proc/${entry}/fd`).catch(() => [])) { // the process has just ended, or is a kernel thread
-      const opened = await openedAs(entry, fd);
+      const opened = openedAs(entry, fd);
       if (opened === undefined || !(opened.device || opened.inode === undefined || inodes.has(opened.inode))) continue;
       const key = await identityOf(`/proc/${entry}/fd/${fd}`);
       const path = key === undefined ? undefined : wanted.get(key);
@@ -63,13 +64,13 @@ export async function openersOf(paths: readonly string[]): Promise<Opener[]> {
 
 /**
  * What /proc says of a descriptor without asking the file itself, which could be served by a hung daemon; undefined for sockets, pipes
- * and the like. `inode` is missing on kernels before 5.14.
+ * and the like. `inode` is missing on kernels before 5.14. Synchronous, since nothing in /proc can keep us waiting and there are many to read.
  */
-async function openedAs(pid: string, fd: string): Promise<{ readonly device: boolean; readonly inode: string | undefined; readonly writing: boolean } | undefined> {
+function openedAs(pid: string, fd: string): { readonly device: boolean; readonly inode: string | undefined; readonly writing: boolean } | undefined {
   try {
-    const target = await readlink(`/proc/${pid}/fd/${fd}`);
+    const target = readlinkSync(`/proc/${pid}/fd/${fd}`);
     if (!target.startsWith('/')) return undefined;
-    const info = await readFile(`/proc/${pid}/fdinfo/${fd}`, 'utf8');
+    const info = readFileSync(`/proc/${pid}/fdinfo/${fd}`, 'utf8');
     const flags = /^flags:\s+([0-7]+)/m.exec(info)?.[1] ?? '0'; // octal; the lowest two bits are the access mode, 0 for reading only
     return { device: target.startsWith('/dev/'), inode: /^ino:\s+(\d+)/m.exec(info)?.[1], writing: (parseInt(flags.slice(-1), 8) & 3) !== 0 };
   } catch {
