@@ -178,7 +178,7 @@ async function makeDisk(host: LabHost, disk: DiskPlan, boot: string | undefined,
 async function bootImage(kind: GuestKind): Promise<string> {
   await mkdir(cacheDirectory(), { recursive: true });
   await using _only = await lock(cacheDirectory('build.lock'), 'the build of guests', 300);
-  return kind === 'linux' ? buildLinux() : buildSector(kind);
+  return kind === 'linux' ? await buildLinux() : await buildSector(kind);
 }
 
 async function buildSector(kind: 'sector' | 'sector-pair'): Promise<string> {
@@ -196,7 +196,8 @@ export function linuxDirectory(): string {
   return cacheDirectory('linux');
 }
 
-async function buildLinux(): Promise<string> {
+/** Builds the Linux guest and unpacks its kernel; callers hold the build lock. Gives the boot disk. */
+export async function buildLinux(): Promise<string> {
   const image = join(linuxDirectory(), 'linux.img');
   const sources = ['build-linux.sh', 'linux-init', 'linux-shutdown'].map((name) => join(SOURCES, 'guest', name));
   for (const source of sources) {

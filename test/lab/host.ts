@@ -29,6 +29,9 @@ export interface LabHost {
   kill(inner: number, signal?: NodeJS.Signals): Promise<void>;
   /** Everything of the host ends at once; its disks stay. */
   powerCut(): Promise<void>;
+  isUp(): Promise<boolean>;
+  /** Program and arguments on the machine that run a program in the host. */
+  enter(program: string, args: readonly string[], env?: Readonly<Record<string, string>>): Promise<readonly [string, ...string[]]>;
   /** Boots again after a power cut, or reboots. */
   boot(): Promise<void>;
 }

@@ -6,11 +6,12 @@ import { run, start } from '../../src/system/run.js';
 import { startTime } from '../../src/system/processes.js';
 import { detachBelow, driveImage, makeDrive, type DriveOptions } from './drives.js';
 import { makeGuest, type Guest, type GuestOptions } from './guest.js';
-import { Host } from './host.js';
+import { Host, type LabHost } from './host.js';
 import { CHECKOUT, labDirectory, readRecord, sandbox, writeRecord, type DriveRecord, type HostRecord, type LabRecord, type Role } from './layout.js';
 import { initsBelow, killInits, startInit, until } from './namespaces.js';
 import { cut, restore, slow, switchDirectory } from './network.js';
 import { makeKeys, prepareHost, type StoreOptions } from './prepare.js';
+import { VmHost } from './vm-host.js';
 
 /** A lab: real hosts with their own sshd and libvirtd, made of namespaces. See README.md. */
 
@@ -19,6 +20,8 @@ export interface LabOptions {
   readonly name?: string;
   /** Names that begin with `dr` are targets, with `head` heads (no libvirt), all others nodes. Default: node01, node02, dr01. */
   readonly hosts?: readonly string[];
+  /** Which of them are virtual machines with a kernel of their own; they take some seconds to boot. */
+  readonly virtual?: readonly string[];
   /** The targets' store file system. */
   readonly store?: StoreOptions;
   /** The lab outlives this process; for labs that people use by hand. */
@@ -35,12 +38,14 @@ export class Lab {
   readonly directory: string;
   #record: LabRecord;
   readonly #hosts: ReadonlyMap<string, Host>;
+  readonly #virtual: ReadonlyMap<string, VmHost>;
 
   private constructor(directory: string, record: LabRecord) {
     this.name = record.name;
     this.directory = directory;
     this.#record = record;
-    this.#hosts = new Map(record.hosts.map((host) => [host.name, new Host(directory, host)]));
+    this.#hosts = new Map(record.hosts.filter(({ virtual }) => virtual !== true).map((host) => [host.name, new Host(directory, host)]));
+    this.#virtual = new Map(record.hosts.filter(({ virtual }) => virtual === true).map((host) => [host.name, new VmHost(directory, host)]));
   }
 
   /** Why there can be no lab here, for tests that skip; undefined if there can. */
@@ -68,7 +73,8 @@ export class Lab {
     }
     await takeDown(directory);
 
-    const hosts = (options.hosts ?? DEFAULT_HOSTS).map((host, index): HostRecord => ({ name: host, role: roleOf(host), address: `10.77.0.${String(11 + index)}` }));
+    const hosts = (options.hosts ?? DEFAULT_HOSTS).map((host, index): HostRecord => ({ name: host, role: roleOf(host), address: `10.77.0.${String(11 + index)}`,
+      ...(options.virtual?.includes(host) === true ? { virtual: true } : {}) }));
     const record: LabRecord = { name, hosts, drives: [], ...(options.keep === true ? {} : { owner: await myself() }) };
     await mkdir(switchDirectory(directory), { recursive: true, mode: 0o700 });
     await writeRecord(directory, record);
@@ -77,7 +83,7 @@ export class Lab {
     try {
       await makeKeys(directory);
       await Promise.all([lab.#startSwitch(), ...hosts.map((host) => prepareHost(directory, host, hosts, options.store ?? {}))]);
-      await Promise.all([...lab.#hosts.values()].map((host) => host.boot()));
+      await Promise.all([...lab.#hosts.values(), ...lab.#virtual.values()].map((host) => host.boot()));
     } catch (error) {
       await killInits(directory);
       throw error;
@@ -118,28 +124,40 @@ export class Lab {
     return host;
   }
 
+  /** A host that is a virtual machine. */
+  vm(name: string): VmHost {
+    const host = this.#virtual.get(name);
+    if (host === undefined) throw new Error(`the lab ${this.name} has no virtual machine ${name}`);
+    return host;
+  }
+
+  /** A host of either kind, for what both can do. */
+  any(name: string): LabHost {
+    return this.#virtual.get(name) ?? this.host(name);
+  }
+
   async down(): Promise<void> {
     await Lab.down(this.name);
   }
 
   /** Makes a guest on a host, and starts it unless told otherwise. */
   async addGuest(host: string, options: GuestOptions): Promise<Guest> {
-    return makeGuest(this.host(host), options);
+    return makeGuest(this.any(host), options);
   }
 
   /** Pulls a host's network cable. */
   async cut(host: string): Promise<void> {
-    await cut(this.directory, this.host(host).name);
+    await cut(this.directory, this.any(host).name);
   }
 
   /** Puts the cable back, at full speed. */
   async restore(host: string): Promise<void> {
-    await restore(this.directory, host, await this.host(host).init());
+    await restore(this.directory, host, await this.#init(host));
   }
 
   /** Limits a host's link both ways: `10mbit`. */
   async slow(host: string, rate: string): Promise<void> {
-    await slow(this.directory, host, await this.host(host).init(), rate);
+    await slow(this.directory, host, await this.#init(host), rate);
   }
 
   /** Gives a host a drive of its own, formatted, not mounted, and names it in the host's /etc/dr/devices; gives the device. */
@@ -174,6 +192,10 @@ export class Lab {
         await run('losetup', ['--set-capacity', device]);
         return;
     }
+  }
+
+  async #init(host: string): Promise<number | undefined> {
+    return this.#virtual.has(host) ? undefined : this.host(host).init();
   }
 
   async #recordDrives(drives: readonly DriveRecord[]): Promise<void> {

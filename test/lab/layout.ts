@@ -37,6 +37,8 @@ export interface HostRecord {
   readonly name: string;
   readonly role: Role;
   readonly address: string;
+  /** A virtual machine with a kernel of its own, not namespaces. */
+  readonly virtual?: true;
 }
 
 /** What `lab.json` says. Processes are not recorded: they are found by their command lines, so a crash can't lose one. */

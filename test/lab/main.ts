@@ -7,7 +7,8 @@ import { labDirectory, readRecord } from './layout.js';
 
 const USAGE = `Usage: npm run lab -- COMMAND [--name LAB]
 
-  up [--host NAME]…               bring up a lab (node01, node02 and dr01 unless told otherwise)
+  up [--host NAME]… [--vm NAME]…  bring up a lab (node01, node02 and dr01 unless told otherwise);
+                                  hosts named with --vm are virtual machines
   down [--all]                    take it down; leaves nothing
   status                          which labs and hosts are up
   exec HOST -- PROGRAM [ARG]…     run a program on a host
@@ -25,6 +26,7 @@ Everything of a lab is in .sandbox/lab-<name>/ ($DR_LAB_DIR moves it). All of it
 const options = {
   name: { type: 'string', default: 'main' },
   host: { type: 'string', multiple: true },
+  vm: { type: 'string', multiple: true },
   all: { type: 'boolean', default: false },
   owner: { type: 'string' },
   rate: { type: 'string' },
@@ -53,7 +55,7 @@ async function main(argv: readonly string[]): Promise<number> {
   }
   switch (verb) {
     case 'up': {
-      const lab = await Lab.up({ name: values.name, keep: true, ...(values.host === undefined ? {} : { hosts: values.host }) });
+      const lab = await Lab.up({ name: values.name, keep: true, ...(values.host === undefined ? {} : { hosts: values.host }), ...(values.vm === undefined ? {} : { virtual: values.vm }) });
       await status(lab.name);
       return 0;
     }
@@ -71,7 +73,7 @@ async function main(argv: readonly string[]): Promise<number> {
       const lab = await Lab.attach(values.name);
       const [program, ...args] = command.length > 0 ? command : rest.length > 0 ? rest : ['bash'];
       if (program === undefined) return 2;
-      const [outer, ...words] = await lab.host(host).enter(program, args, { TERM: process.env['TERM'] ?? 'dumb' });
+      const [outer, ...words] = await lab.any(host).enter(program, args, { TERM: process.env['TERM'] ?? 'dumb' });
       const child = start(outer, words, { stdio: ['inherit', 'inherit', 'inherit'] });
       return new Promise((resolve) => child.once('exit', (code) => { resolve(code ?? 1); }));
     }
@@ -92,8 +94,8 @@ async function main(argv: readonly string[]): Promise<number> {
     }
     case 'power': {
       const lab = await Lab.attach(values.name);
-      if (values.cut) await lab.host(host).powerCut();
-      else if (values.boot) await lab.host(host).boot();
+      if (values.cut) await lab.any(host).powerCut();
+      else if (values.boot) await lab.any(host).boot();
       else return usage('power wants --cut or --boot');
       return 0;
     }
@@ -122,7 +124,7 @@ async function status(name: string): Promise<void> {
   if (record === undefined) return;
   const lab = await Lab.attach(name).catch(() => undefined); // its hosts are all off
   for (const { name: host, address, role } of record.hosts) {
-    const up = lab !== undefined && await lab.host(host).isUp();
+    const up = lab !== undefined && await lab.any(host).isUp();
     process.stdout.write(`  ${host.padEnd(10)} ${role.padEnd(7)} ${address.padEnd(12)} ${up ? 'up' : 'off'}\n`);
   }
 }

@@ -42,20 +42,27 @@ export async function cut(lab: string, host: string): Promise<void> {
 }
 
 /** Puts the cable back, at full speed. */
-export async function restore(lab: string, host: string, init: number): Promise<void> {
+export async function restore(lab: string, host: string, init: number | undefined): Promise<void> {
   await atSwitch(lab, 'ip', 'link', 'set', host, 'up');
   await unlimited(lab, host, init);
 }
 
-async function unlimited(lab: string, host: string, init: number): Promise<void> {
+async function unlimited(lab: string, host: string, init: number | undefined): Promise<void> {
   const nothingThere = (): void => undefined; // deleting a limit that was never set is what `restore` means too
   await atSwitch(lab, 'tc', 'qdisc', 'del', 'dev', host, 'root').catch(nothingThere);
-  await atHost(init, 'tc', 'qdisc', 'del', 'dev', 'eth0', 'root').catch(nothingThere);
+  if (init !== undefined) await atHost(init, 'tc', 'qdisc', 'del', 'dev', 'eth0', 'root').catch(nothingThere);
 }
 
-/** Limits a host's link in both directions; `rate` as tc(8) writes it, e.g. `10mbit`. */
-export async function slow(lab: string, host: string, init: number, rate: string): Promise<void> {
+/** Limits a host's link in both directions, of a virtual machine only what it receives (no `init`); `rate` as tc(8) writes it, e.g. `10mbit`. */
+export async function slow(lab: string, host: string, init: number | undefined, rate: string): Promise<void> {
   const limit = ['root', 'tbf', 'rate', rate, 'burst', '128kb', 'latency', '100ms'];
   await atSwitch(lab, 'tc', 'qdisc', 'replace', 'dev', host, ...limit);
-  await atHost(init, 'tc', 'qdisc', 'replace', 'dev', 'eth0', ...limit);
+  if (init !== undefined) await atHost(init, 'tc', 'qdisc', 'replace', 'dev', 'eth0', ...limit);
+}
+
+/** Connects a virtual machine: a tap device that has the host's name. */
+export async function plugInTap(lab: string, host: string): Promise<void> {
+  await atSwitch(lab, 'ip', 'link', 'del', host).catch(() => undefined); // usually there is none
+  await atSwitch(lab, 'ip', 'tuntap', 'add', host, 'mode', 'tap');
+  await atSwitch(lab, 'ip', 'link', 'set', host, 'master', 'br0', 'up');
 }

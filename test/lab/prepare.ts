@@ -105,8 +105,8 @@ export async function freshBoot(lab: string, host: string): Promise<void> {
 
 export type FileSystem = 'ext4' | 'xfs' | 'btrfs' | 'vfat';
 
-/** A sparse file with a file system in it. */
-export async function makeImage(path: string, sizeMiB: number, fs: FileSystem): Promise<void> {
+/** A sparse file with a file system in it; an ext4 one can be filled with what is in a directory. */
+export async function makeImage(path: string, sizeMiB: number, fs: FileSystem, content?: string): Promise<void> {
   const handle = await open(path, 'w');
   await handle.truncate(sizeMiB * 1024 * 1024);
   await handle.close();
@@ -117,5 +117,5 @@ export async function makeImage(path: string, sizeMiB: number, fs: FileSystem): 
     vfat: ['mkfs.vfat', '-F', '32'],
   };
   const [program, ...args] = make[fs];
-  await run(program, [...args, path], { timeoutMs: 60_000 });
+  await run(program, [...args, ...(content === undefined ? [] : ['-d', content]), path], { timeoutMs: 60_000 });
 }
