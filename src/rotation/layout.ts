@@ -55,9 +55,9 @@ export class Layout {
     const found = this.placed.find((one) => one.set === set);
     for (const from of found?.slots.filter((slot) => slot !== to) ?? []) {
       this.steps.push({ kind: 'move', set, from, to, disks: [...found?.images.keys() ?? []] });
+      if (this.link?.set === set) this.link = { set, slot: to };
     }
     this.placed = this.placed.map((one) => one.set === set ? { ...one, slots: [to] } : one);
-    if (this.link?.set === set) this.link = { set, slot: to };
   }
 
   /** Makes slot 1 vacant by moving up what is below the lowest vacant slot. */

@@ -65,6 +65,8 @@ export function planComplete(seen: ServerOnTarget, set: string, copies: number):
 
 /** Finishes what is under way. Every set ends in one slot, and the newest proven one has a number and the link. */
 function repair(layout: Layout): void {
+  if (!layout.sets.some((set) => set.whole && set.set === layout.current?.set)) layout.pointCurrent(null);
+
   // A set between two slots belongs in the one with the number: back, when it was on its way to being recycled (it will be chosen again).
   for (const set of layout.numbered()) layout.move(set.set, highestNumber(set));
 

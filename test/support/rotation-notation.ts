@@ -128,19 +128,33 @@ export function printWorld(world: World, diskCount: number, letters: (set: SetId
   return words.join(' ');
 }
 
-/** The notation with sets named by their relative age: equal for worlds that no rule can tell apart. */
-export function canonical(world: World, diskCount: number): string {
-  const present = new Set([...world.images.values()].flatMap(({ identity }) => identity?.set ?? []));
+/** The notation, with sets named by their age among those that are there: `A` is the oldest. */
+export function describeWorld(world: World, diskCount: number): string {
+  const ages = agesOf(world);
+  return printWorld(world, diskCount, (set) => String.fromCharCode(65 + (ages.get(set) ?? 23)));
+}
+
+/** Equal for worlds that no rule can tell apart: sets are told by their relative age, and what is forgotten or unseen does not count. */
+export function canonical(world: World): string {
+  const ages = agesOf(world);
+  const images = [...world.names].map(([name, key]) => {
+    const { identity, modified, inUse } = world.images.get(key) ?? {};
+    if (identity === undefined) return `${name}?`;
+    return `${name}=${String(ages.get(identity.set))}${world.manifests.has(identity.set) ? '+' : '-'}${modified === undefined ? '' : '!'}${inUse === undefined ? '' : '~'}`;
+  }).sort().join();
   const link = world.current.get(SERVER);
-  const sets = [...present].sort((a, b) => (world.intents.get(a)?.generation ?? 0) - (world.intents.get(b)?.generation ?? 0));
-  const text = printWorld(world, diskCount, (set) => present.has(set) ? String.fromCharCode(65 + sets.indexOf(set)) : 'X');
-  // A file's path may lead to another set than the link was made for.
-  const astray = link === undefined ? '' : Object.entries(link.leads).map(([disk, lead]) => {
-    const key = world.names.get(lead) ?? (world.images.has(lead) ? lead : undefined);
-    const identity = key === undefined ? undefined : world.images.get(key)?.identity;
-    return identity?.set === link.set && identity.disk === disk ? '' : `>${disk}`;
+  const leads = link === undefined ? '' : Object.entries(link.leads).map(([disk, lead]) => {
+    const identity = world.images.get(world.names.get(lead) ?? lead)?.identity;
+    return identity?.set === link.set && identity.disk === disk ? 'y' : 'n'; // a path may lead to another set than it was made for
   }).join('');
-  return `${text}${astray}`;
+  return `${images} ${link === undefined ? '' : `${String(ages.get(link.set))}@${String(link.slot)}${leads}`} ${world.activated.has(SERVER) ? '@' : ''}`;
+}
+
+function agesOf(world: World): ReadonlyMap<SetId, number> {
+  const present = new Set<SetId>();
+  for (const { identity } of world.images.values()) if (identity !== undefined) present.add(identity.set);
+  const sets = [...present].sort((a, b) => (world.intents.get(a)?.generation ?? 0) - (world.intents.get(b)?.generation ?? 0));
+  return new Map(sets.map((set, index) => [set, index]));
 }
 
 function letterOf(set: SetId): string {
