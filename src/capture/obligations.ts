@@ -88,7 +88,13 @@ export class Ledger implements Debts {
 
   /** Forgets a debt whose act was properly undone, or never done. */
   async settled(id: string): Promise<void> {
-    await removeRecord(this.#directory, id);
+    // Under the lock, or a guard that is trying to pay it at this moment could write it down again.
+    const held = await lockRecord(this.#directory, id).catch(() => undefined); // it is at it for long: its payment finds nothing to do
+    try {
+      await removeRecord(this.#directory, id);
+    } finally {
+      await held?.release();
+    }
   }
 
   /** What this session still owes, oldest first. */

@@ -66,8 +66,10 @@ export async function replaceRecord(directory: string, obligation: Obligation): 
   await writeDurable(recordPath(directory, obligation.id), JSON.stringify(obligation));
 }
 
+/** Forgets a debt, and its lock: whoever waits for that finds no record when it gets it. */
 export async function removeRecord(directory: string, id: string): Promise<void> {
   await removeDurable(recordPath(directory, id));
+  await rm(lockPath(directory, id), { force: true });
 }
 
 /** One debt; undefined if it is settled. A record that can't be understood is left where it is, for a person. */
