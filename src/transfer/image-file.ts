@@ -101,7 +101,8 @@ async function describe(path: string, { handle, direct }: Opened): Promise<Opene
       identity: identityOf(status),
       bytes: status.isFile() ? status.size : await deviceBytes(status),
       allocatedBytes: status.blocks * 512,
-      [Symbol.asyncDispose]: () => handle.close(),
+      // Whoever writes syncs before; a FUSE export whose daemon has died even fails to be closed.
+      [Symbol.asyncDispose]: () => handle.close().catch(() => undefined),
     };
   } catch (error) {
     await handle.close();

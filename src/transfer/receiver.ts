@@ -36,11 +36,11 @@ export async function runReceiver(): Promise<number> {
 }
 
 /** Lets a sender in who has the secret, once nobody else writes the image, for as long as the agent that made the offer lives. */
-export async function admit(hello: Hello, abort: AbortController): Promise<Admission> {
+export async function admit(hello: Hello, abort: AbortController, lockSeconds: number = LOCK_SECONDS): Promise<Admission> {
   const redeemed = await redeem(hello.ticket, hello.secret);
   if (redeemed === undefined) throw new Refusal('ticket');
   const { directory, offer } = redeemed;
-  const held = await lock(imageLockPath(offer.path), `the image ${offer.path}`, LOCK_SECONDS);
+  const held = await lock(imageLockPath(offer.path), `the image ${offer.path}`, lockSeconds);
   try {
     const mark = await processMark(process.pid);
     if (mark === undefined) throw new DrError('internal', 'this process does not find itself in /proc');

@@ -5,7 +5,7 @@ import { Answers } from './answers.js';
 import { BlockPool } from './block-pool.js';
 import { Comparison } from './comparison.js';
 import { jsonFrame, parseError, parseHave, parseReady, parseResult, type Received } from './frames.js';
-import { BLOCK_BYTES, imageDigest, ImageHash, zeroDigests } from './geometry.js';
+import { BLOCK_BYTES, imageDigest, ImageHash, lengthOf, zeroDigests } from './geometry.js';
 import { connectReceiver, type Destination, type ReceiverConnection } from './receiver-connection.js';
 import { Refusal } from './refusals.js';
 import { SourceReader } from './source-reader.js';
@@ -130,8 +130,12 @@ class Transmission {
     const zeroDigest = zeroDigests(disk);
     const hash = new ImageHash();
     const answers = new Answers(wire, () => { void this.#broken(); });
-    const answered = (blocks: number): void => {
+    const told = (blocks: number): void => {
       this.#sending.progress?.({ done: Math.min(source.bytes, blocks * disk.blockBytes), total: source.bytes, sent: wire.sent });
+    };
+    let onTheWay = 0;
+    const answered = (blocks: number): void => {
+      if (onTheWay === 0) told(blocks); // otherwise earlier blocks are still on their way out
     };
     const holds = async (index: number, digest: Buffer): Promise<boolean> => {
       if (!this.#comparison.knows(index)) await answers.flush(); // the receiver may be waiting for what we have not said yet
@@ -160,7 +164,12 @@ class Transmission {
         this.#pool.release(slot);
         await answers.run('zero', index);
       } else {
-        await answers.data(index, digest, slot.bytes.subarray(0, Math.min(disk.blockBytes, source.bytes - index * disk.blockBytes)), () => { this.#pool.release(slot); });
+        onTheWay += 1;
+        await answers.data(index, digest, slot.bytes.subarray(0, lengthOf(disk, index)), () => {
+          this.#pool.release(slot);
+          onTheWay -= 1;
+          told(index + 1);
+        });
       }
       answered(index + 1);
       step('send-after-block');

@@ -31,7 +31,7 @@ export async function runSender(): Promise<number> {
       pool, signal: cancelled.signal,
       progress: (report) => {
         const now = Date.now();
-        if (now - last < PROGRESS_MS) return;
+        if (now - last < PROGRESS_MS && report.done < report.total) return;
         last = now;
         void print({ kind: 'progress', ...report });
       },
