@@ -53,11 +53,14 @@ export interface RunTaken {
 
 type Rules = Omit<Model, 'copies' | 'damaged'>;
 
-/** One undisturbed run, from the look at the target to the last pruned image. */
+/** One undisturbed run, from the look at the target to the last pruned image; each change is held against the laws. */
 export async function takeRun(start: World, policy: RunPolicy, { kind, disks, planner = PLANNER, execute = rotate, mistakes = {} }: Rules): Promise<RunTaken> {
   const target = new MemoryTarget(kind, start, mistakes);
   const way: World[] = [];
-  target.beforeChange = (world) => { way.push(world); };
+  target.beforeChange = (world) => {
+    lawsOfChange(way.at(-1) ?? world, world);
+    way.push(world);
+  };
   const captured = policy.captured ?? { disks: diskNames(disks), bytes: DISK_BYTES };
   const look = (): ReturnType<MemoryTarget['observe']> => target.observe(SERVER, { uuid: UUID, anvil: ANVIL, disks: captured.disks, copies: policy.copies });
   const seen = look();
@@ -70,6 +73,7 @@ export async function takeRun(start: World, policy: RunPolicy, { kind, disks, pl
   const complete = planner.complete(look(), set, policy.copies);
   if (complete.kind === 'refusal') throw new Violation(`the completion was refused (${complete.code}) without need`);
   await execute(target, SERVER, complete.steps);
+  lawsOfChange(way.at(-1) ?? start, target.world);
   return { way, end: target.world, set, needsBytes: begin.needsBytes };
 }
 
@@ -85,15 +89,13 @@ export async function checkRun(start: World, policy: RunPolicy, model: Rules): P
   insist(!marked, 'images that somebody uses or changed were not left alone');
   const floor = floorOf(start, policy);
   const mayUnlink = floor === 0 || !linkIsGood(start);
-  [...run.way, run.end].forEach((world, index, worlds) => {
-    const before = worlds[index - 1];
-    if (before !== undefined) lawsOfChange(before, world);
+  for (const world of [...run.way, run.end]) {
     // With the new set proven there is one more; surplus may go, down to `copies`.
     const least = world.manifests.has(run.set) ? Math.min(floor + 1, policy.copies) : floor;
     insist(goodSets(world).length >= least, `P1: ${String(goodSets(world).length)} good sets are left of ${String(goodSets(start).length)}, at least ${String(least)} must be`);
     insist(allocatedBytes(world) - allocatedBytes(start) <= run.needsBytes, `the run needed more space than the ${String(run.needsBytes)} bytes that were planned`);
     insist(mayUnlink || linkIsGood(world), 'current does not lead to a whole proven set');
-  });
+  }
   lawsOfEnd(start, run.end, run.set, policy);
   return run;
 }
