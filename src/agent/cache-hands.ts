@@ -15,8 +15,8 @@ export function cacheHands(session: Session): Pick<Handlers, 'node.cacheDrives' 
     return opened;
   };
   return {
-    'node.cacheDrives': async ({ signature }) => ({ drives: await findCacheDrives(signature) }),
-    'cache.open': ({ device, signature }) => drives().open(device, signature),
+    'node.cacheDrives': async ({ signature, uri }) => ({ drives: await findCacheDrives(signature, uri === undefined ? {} : { uri }) }),
+    'cache.open': ({ device, signature, uri }) => drives().open(device, signature, uri),
     'cache.close': async ({ device }) => {
       await drives().close(device);
       return {};

@@ -93,7 +93,8 @@ export interface Requests {
   // nodes
   'node.servers': [{ uri: string; names: string[]; definitions?: string }, { servers: ServerSeen[] }];
   'node.states': [{ uri: string; names: string[] }, { states: Record<string, { state: DomainState; uuid: string }> }];
-  'node.cacheDrives': [{ signature: string }, { drives: CacheDrive[] }];
+  /** `uri`: the libvirt whose guests' disks are never looked into; default `qemu:///system`. */
+  'node.cacheDrives': [{ signature: string; uri?: string }, { drives: CacheDrive[] }];
   'capture.shutDown': [{
     uri: string; server: string; uuid: string; timeoutSeconds: number; onTimeout: 'fail' | 'force-off'; lateWatchSeconds: number;
     peers: Route[]; shutdownCommand?: string[]; startCommand?: string[];
@@ -110,7 +111,7 @@ export interface Requests {
   /** Lets go of everything the capture held. A cold capture during which the server may have run is void. */
   'capture.close': [{ id: string }, { verdict: 'valid' } | { verdict: 'void'; reason: string }];
   /** Mounts the drive if need be. */
-  'cache.open': [{ device: string; signature: string }, { root: string; freeBytes: number }];
+  'cache.open': [{ device: string; signature: string; uri?: string }, { root: string; freeBytes: number }];
   'cache.close': [{ device: string }, Record<string, never>];
   /** A new file's path on an open drive; its removal is owed from here on. */
   'cache.allocate': [{ device: string; run: string; name: string; bytes: number }, { path: string }];

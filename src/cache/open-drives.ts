@@ -58,10 +58,10 @@ export class OpenDrives {
    * Makes a drive ready for use: mounted if it was not, freed of what dead runs left there. Throws `cache-lost` if it is no cache drive (any
    * more) or can't be mounted for writing.
    */
-  async open(device: string, signature: string): Promise<{ readonly root: string; readonly freeBytes: number }> {
+  async open(device: string, signature: string, uri?: string): Promise<{ readonly root: string; readonly freeBytes: number }> {
     let opening = this.#drives.get(device);
     if (opening === undefined) {
-      opening = this.#openNow(device, signature);
+      opening = this.#openNow(device, signature, uri);
       this.#drives.set(device, opening);
       opening.catch(() => { this.#drives.delete(device); });
     }
@@ -69,8 +69,8 @@ export class OpenDrives {
     return { root, freeBytes: await freeBytes(root) };
   }
 
-  async #openNow(device: string, signature: string): Promise<Drive> {
-    const seen = (await findCacheDrives(signature, this.#where)).find((each) => each.device === device);
+  async #openNow(device: string, signature: string, uri: string | undefined): Promise<Drive> {
+    const seen = (await findCacheDrives(signature, { ...this.#where, ...(uri === undefined ? {} : { uri }) })).find((each) => each.device === device);
     if (seen === undefined) throw lost(device, `it is not there, is in use, or has no ${signature} in its root`);
     const drive: Drive = seen.mountPoint === undefined
       ? await this.#mount(seen, signature)

@@ -1,5 +1,5 @@
 import { constants } from 'node:fs';
-import { open } from 'node:fs/promises';
+import { open, realpath } from 'node:fs/promises';
 import { z } from 'zod';
 import { DrError } from '../model/errors.js';
 import { hasCode, readIfThere } from './durable.js';
@@ -100,12 +100,14 @@ export async function isClaimed(path: string): Promise<boolean> {
 }
 
 /**
- * Which devices may be looked at: paths, or with `*` in them patterns of paths, one to a line of `/etc/dr/devices`; `#` begins a comment.
- * Undefined if there is no such file: then all may. An empty file allows none.
+ * Which devices may be looked at, one to a line of `/etc/dr/devices`: paths, links to devices (`/dev/disk/by-id/…`), or patterns of paths as lsblk
+ * shows them with `*` for anything but `/`; `#` begins a comment. Undefined if there is no such file: then all may. An empty file allows none.
  */
 export async function allowedDevices(file = '/etc/dr/devices'): Promise<readonly string[] | undefined> {
   const text = await readIfThere(file);
-  return text?.split('\n').map((line) => line.replace(/#.*/, '').trim()).filter((line) => line !== '');
+  if (text === undefined) return undefined;
+  const lines = text.split('\n').map((line) => line.replace(/#.*/, '').trim()).filter((line) => line !== '');
+  return Promise.all(lines.map((line) => realpath(line).catch(() => line))); // a pattern, or a drive that is not plugged in
 }
 
 export function isAllowed(path: string, allowed: readonly string[] | undefined): boolean {

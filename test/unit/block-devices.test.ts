@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { allowedDevices, isAllowed, isClaimed, listBlockDevices, parseBlockDevices, probeSignature } from '../../src/system/block-devices.js';
@@ -40,6 +40,9 @@ describe('block devices', () => {
     await writeFile(join(home, 'devices'), '# cache drives\n/dev/sdb1   # the blue one\n\n/dev/disk/by-id/usb-*\n');
     const allowed = await allowedDevices(join(home, 'devices'));
     assert.deepEqual(allowed, ['/dev/sdb1', '/dev/disk/by-id/usb-*']);
+    await symlink('/dev/null', join(home, 'by-id'));
+    await writeFile(join(home, 'links'), `${join(home, 'by-id')}\n`);
+    assert.deepEqual(await allowedDevices(join(home, 'links')), ['/dev/null']);
     for (const [path, yes] of [['/dev/sdb1', true], ['/dev/sdb10', false], ['/dev/sdb', false], ['/dev/disk/by-id/usb-x', true], ['/dev/disk/by-id/usb-x/y', false]] as const) {
       assert.equal(isAllowed(path, allowed), yes, path);
     }
