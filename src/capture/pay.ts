@@ -133,13 +133,28 @@ export interface Payment {
 export async function payInOrder(directory: string, owed: readonly Obligation[], tried: (payment: Payment) => void = () => undefined): Promise<void> {
   const all: Promise<void>[] = [];
   for (const rank of inOrder(owed)) {
-    const payments = rank.map(async (obligation) => { tried({ obligation, outcome: await payRecord(directory, obligation.id) }); });
+    const before = Promise.all(all);
+    const payments = rank.map(async (obligation) => {
+      const outcome = isUsed(obligation, owed) ? await before.then(() => payUnlessUsed(directory, obligation)) : await payRecord(directory, obligation.id);
+      tried({ obligation, outcome });
+    });
     all.push(...payments);
     let timer: NodeJS.Timeout | undefined;
     await Promise.race([Promise.all(payments), new Promise((resolve) => { timer = setTimeout(resolve, RANK_MS); })]);
     clearTimeout(timer);
   }
   await Promise.all(all);
+}
+
+/** Whether a backup job or a mount may still use what is to be removed. What lies on a drive that is unmounted next can't wait for that. */
+function isUsed({ debt }: Obligation, owed: readonly Obligation[]): boolean {
+  return rankOf(debt, owed.flatMap(({ debt: other }) => (other.kind === 'unmount' ? [other.mountPoint] : []))) === 5;
+}
+
+/** A scratch directory outlives the job that writes to it, however long that takes to end. */
+async function payUnlessUsed(directory: string, obligation: Obligation): Promise<Outcome> {
+  const jobs = (await listRecords(directory)).some(({ debt }) => debt.kind === 'backup');
+  return jobs ? { kind: 'waiting', why: 'a backup job that may use it has not ended' } : payRecord(directory, obligation.id);
 }
 
 /** Sessions that nobody alive answers for: their agent and their guard are both gone, or the host was booted since. */

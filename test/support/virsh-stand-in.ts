@@ -29,7 +29,7 @@ case $command in
     if test -e "$at/silent"; then echo 'error: Guest agent is not responding: timeout' >&2; exit 1; fi
     case $* in *thaw*) rm -f "$at/frozen";; esac; echo '{"return":0}';;
   backup-dumpxml) running; if test -e "$at/backup"; then cat "$at/backup"; else echo 'error: Domain backup job id not found: no domain backup job present' >&2; exit 1; fi;;
-  domjobabort) running; rm -f "$at/backup" "$at/job";;
+  domjobabort) running; if test -e "$at/no-abort"; then echo 'error: internal error' >&2; exit 1; fi; rm -f "$at/backup" "$at/job";;
   domjobinfo) running; if test -e "$at/job"; then printf 'Job type:         Unbounded\\nOperation:        %s\\n' "$(cat "$at/job")"; else echo 'Job type:         None'; fi;;
   *) echo "error: unknown command $command" >&2; exit 1;;
 esac

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { createRecord, listRecords, newId, newSession, owedDirectory, sessions, writeIdentity } from '../../src/capture/owed-records.js';
 import { payStart } from '../../src/capture/pay-start.js';
-import { inOrder, payOrphans, payRecord } from '../../src/capture/pay.js';
+import { inOrder, payInOrder, payOrphans, payRecord } from '../../src/capture/pay.js';
 import { notRemovable, payBackup, payKill, payRemove, payThaw } from '../../src/capture/payments.js';
 import type { Debt, Obligation } from '../../src/model/obligation.js';
 import { makeDirectory } from '../../src/system/durable.js';
@@ -270,6 +270,26 @@ describe('paying what is owed', () => {
     assert.equal((await virsh.calls()).filter((call) => call === 'start').length, 1);
     assert.deepEqual(await listRecords(directory), []);
     assert.equal((await payRecord(directory, first.id)).kind, 'settled');
+  });
+
+  it('keeps scratch as long as a backup job may write to it, and starts servers all the same', async () => {
+    await virsh.domain('Db01', '2', 'running');
+    await virsh.set('2', 'backup', '<domainbackup><server socket=\'/nbd\'/></domainbackup>');
+    await virsh.set('2', 'no-abort', '');
+    await virsh.domain('Web01', UUID, 'shut off');
+    const path = join(home, 'dr-engine-1');
+    await mkdir(path);
+    const { directory } = await session([
+      { kind: 'remove', path }, { kind: 'backup', uri: 'test:///', server: 'Db01', uuid: '2', socket: '/nbd', dueAt: new Date().toISOString() },
+      { kind: 'start', uri: 'test:///', server: 'Web01', uuid: UUID, persistent: true, xml: '<x/>', peers: [], agentCommand: ['dr'], watchUntil: new Date().toISOString(), wentDown: true },
+    ], await bootId(), process.pid);
+    await payInOrder(directory, await listRecords(directory));
+    assert.equal(await virsh.get(UUID, 'state'), 'running');
+    assert.equal(await exists(path), true);
+    await virsh.unset('2', 'no-abort');
+    await payInOrder(directory, await listRecords(directory));
+    assert.deepEqual(await listRecords(directory), []);
+    assert.equal(await exists(path), false);
   });
 
   it('pays at boot what a power cut left', async () => {
