@@ -6,7 +6,9 @@ import { readDefinition, type DefinitionFacts } from '../definitions/read.js';
 import { DrError, type ErrorData } from '../model/errors.js';
 import type { ServerOnTarget } from '../model/rotation.js';
 import type { ActivationRequest } from '../model/views.js';
-import { openTarget, type OpenTarget } from '../rotation/open-target.js';
+import { currentOf } from '../agent/target-hands.js';
+import { openStore, type OpenStore } from '../stores/open.js';
+import type { CurrentLinks } from '../stores/store.js';
 import { readActivated } from '../stores/activated.js';
 import { examine, sight, type Sighting } from '../stores/examine.js';
 import { hasCode } from '../system/durable.js';
@@ -38,7 +40,7 @@ export interface HostSeen {
 export interface ActivationSeen {
   readonly servers: readonly ServerToActivate[];
   readonly host: HostSeen;
-  readonly target?: OpenTarget;
+  readonly target?: OpenStore & { readonly current: CurrentLinks };
   readonly sighting?: Sighting;
 }
 
@@ -55,7 +57,7 @@ export async function look(request: ActivationRequest): Promise<ActivationSeen> 
   if (wanted.length === 0) throw new DrError('nothing-to-activate', `there are no definitions in ${request.definitions}. Nothing was touched.`, 'Name the directory with --definitions DIR.');
 
   const store = request.store ?? await storeOfLinks(request.current);
-  const target = store === undefined ? undefined : openTarget({ store, allocation: 'sparse', current: request.current, definitions: request.definitions });
+  const target = store === undefined ? undefined : openWithLinks(store, request.current);
   const sighting = target === undefined ? undefined : await sight(target);
   const onTarget = target === undefined || sighting === undefined ? [] : await examine(sighting, target.current, await readActivated(), 'all');
   const active = (await listDomains(request.libvirt)).map(({ name }) => name);
@@ -70,6 +72,11 @@ export async function look(request: ActivationRequest): Promise<ActivationSeen> 
     };
   }));
   return { servers, host: await hostSeen(request.libvirt), ...(target === undefined ? {} : { target }), ...(sighting === undefined ? {} : { sighting }) };
+}
+
+function openWithLinks(store: string, current: string): NonNullable<ActivationSeen['target']> {
+  const open = openStore({ store, allocation: 'sparse' });
+  return { ...open, current: currentOf({ current }, open) };
 }
 
 async function factsOf(path: string, server: string): Promise<DefinitionFacts | ErrorData> {

@@ -71,10 +71,11 @@ function differenceOf(disk: DomainDisk, next: DomainXml): string | undefined {
 }
 
 async function seeDisk(disk: DomainDisk, difference: string | undefined): Promise<DiskSeen> {
-  const base = { target: disk.target, format: disk.format, name: disk.path === undefined ? disk.target : diskName(disk.path), ...(disk.path === undefined ? {} : { path: disk.path }) };
+  const encrypted = disk.encrypted === true;
+  const base = { target: disk.target, format: encrypted ? 'raw' : disk.format, ...(encrypted ? { encrypted } : {}), name: disk.path === undefined ? disk.target : diskName(disk.path), ...(disk.path === undefined ? {} : { path: disk.path }) };
   const problem = disk.problem ?? difference;
   if (problem !== undefined || disk.path === undefined) return { ...base, bytes: 0, problem: problem ?? 'it has no source' };
-  const looked = await lookAt(disk.path, disk.format);
+  const looked = await lookAt(disk.path, base.format);
   return { ...base, ...looked };
 }
 

@@ -6,11 +6,11 @@ import { diskNameFor } from '../model/config.js';
 import { DrError } from '../model/errors.js';
 import type { DefinitionRow } from '../model/views.js';
 import { jobContext, routeTo, storeOf } from './context.js';
-import { publishable } from './deliver.js';
 import { connectAll, type Hosts } from './hosts.js';
 import { targetsNamed, type Asking } from './images.js';
 import { locateServers, type Located } from './locate.js';
 import { observeNodes } from './observe.js';
+import { publishable } from './publishable.js';
 
 /** The definitions on the targets, and whether they still fit their sources. Applies nothing: they are the admin's. */
 export async function definitionsReport(config: Config, { signal, onProblem }: Asking): Promise<DefinitionRow[]> {
@@ -60,7 +60,7 @@ export function previewDefinition(config: Config, { xml, server, target: name }:
   const job = [...config.jobs.values()].find((one) => one.servers.includes(server) && one.targets.includes(name));
   const facts = readDefinition(xml);
   const links = `${target.current}/${server}`;
-  const disks = facts.disks.filter(({ device }) => device === 'disk' || device === 'lun').map((disk) => {
+  const disks = facts.disks.filter(({ device, type }) => (device === 'disk' || device === 'lun') && (type === 'file' || type === 'block')).map((disk) => {
     const natural = (disk.path ?? disk.target).split('/').at(-1)?.replace(/\.[^.]*$/, '') ?? disk.target;
     return { target: disk.target, link: `${links}/${job === undefined ? natural : diskNameFor(job, server, disk.target, natural)}` };
   });

@@ -1,7 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import type { Agent } from '../agent/connect.js';
 import type { Capture, Params } from '../agent/protocol.js';
-import { rewriteDefinition } from '../definitions/rewrite.js';
 import type { TargetConfig } from '../model/config.js';
 import { DrError } from '../model/errors.js';
 import type { DataSource } from '../model/host.js';
@@ -13,6 +12,7 @@ import { planBegin, planComplete } from '../rotation/plan.js';
 import { step } from '../system/steps.js';
 import { routeTo, storeOf, type Emit, type JobContext } from './context.js';
 import type { LocatedServer } from './locate.js';
+import { publishable } from './publishable.js';
 import { transfer } from './transfer.js';
 
 /** One server's capture on its way to one target: make room, send, and, once the capture is known to be valid, complete. */
@@ -87,16 +87,6 @@ export async function complete(delivery: Delivery, capture: Capture, delivered: 
   await agent.call('definition.publish', { store: storeOf(target), server: server.server, xml: publishable(delivery) }, { signal });
   await rotate(delivery, (seen) => planComplete(seen, delivered.set, job.copies));
   await agent.call('store.tidy', { store: storeOf(target), server: server.server }, { signal });
-}
-
-/** The definition that boots this server on the target, through its `current` links. */
-export function publishable({ server, target }: Pick<Delivery, 'server' | 'target'>): string {
-  const links = `${target.current}/${server.server}`;
-  return rewriteDefinition(server.seen.definitionFile ?? server.seen.xml, {
-    server: server.server,
-    disks: server.disks.map((disk) => ({ target: disk.target, link: `${links}/${disk.disk}` })),
-    ...(server.seen.nvram === undefined ? {} : { nvram: `${links}/nvram` }),
-  }).xml;
 }
 
 /** Looks, plans and executes: whatever a run that died here has left is part of what is seen. */

@@ -80,7 +80,7 @@ export class ServerRun {
       ...(at.seen.nvram === undefined ? {} : { nvram: at.seen.nvram }),
     };
     this.#capture = at.mode === 'live'
-      ? await this.#node.call('capture.openLive', { ...request, scratch: job.scratch, scratchReserveBytes: job.scratchReserveBytes, maxSeconds: job.maxJobTimeSeconds }, { signal: this.signal })
+      ? await this.#node.call('capture.openLive', { ...request, scratch: job.scratch, signature: this.context.config.cacheSignature, scratchReserveBytes: job.scratchReserveBytes, maxSeconds: job.maxJobTimeSeconds }, { signal: this.signal })
       : await this.#node.call('capture.openCold', request, { signal: this.signal });
     this.#captureOpen = true;
     step('batch-after-capture');

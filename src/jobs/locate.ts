@@ -78,18 +78,18 @@ function locate(server: string, nodes: readonly NodeSeen[], job: JobConfig): Loc
     throw new DrError('refused', `cannot image ${server} now: its domain on ${found.host} is neither running, paused nor shut off. Nothing was touched.`, 'Look at virsh domstate there and try again.');
   }
   const mode = found.seen.state === 'shut off' ? 'off' : job.capture;
-  return { server, uuid: found.seen.uuid, node: found.host, mode, disks: plannedDisks(found.seen, found.host, job), seen: found.seen };
+  return { server, uuid: found.seen.uuid, node: found.host, mode, disks: plannedDisks(found.seen, found.host, mode, job), seen: found.seen };
 }
 
-function plannedDisks(seen: ServerSeen, host: string, job: JobConfig): PlannedDisk[] {
+function plannedDisks(seen: ServerSeen, host: string, mode: LocatedServer['mode'], job: JobConfig): PlannedDisk[] {
   checkNamePart('server', seen.name);
   if (seen.disks.length === 0) throw new DrError('disk-unsupported', `${seen.name} has no disks to image. Nothing was touched.`, 'Take it out of the job.');
   const taken = new Map<string, string>();
   return seen.disks.map((disk) => {
-    if (disk.problem !== undefined && !(job.allowEncrypted && disk.problem.includes('encrypted'))) {
-      throw new DrError('disk-unsupported', `cannot image ${seen.name}: its disk ${disk.target} on ${host} ${disk.problem}. Nothing was touched.`,
-        disk.problem.includes('encrypted') ? 'Say allow_encrypted: true in the job if the encrypted bytes are to be copied as they are.' : 'Change the disk, or take the server out of the job.');
+    if (disk.problem !== undefined) {
+      throw new DrError('disk-unsupported', `cannot image ${seen.name}: its disk ${disk.target} on ${host}: ${disk.problem}. Nothing was touched.`, 'Change the disk, or take the server out of the job.');
     }
+    if (disk.encrypted === true) refuseEncrypted(seen, disk.target, mode, job);
     if (disk.path === undefined) throw new DrError('disk-unsupported', `cannot image ${seen.name}: its disk ${disk.target} has no path. Nothing was touched.`);
     const name = diskNameFor(job, seen.name, disk.target, disk.name);
     checkNamePart('disk', name);
@@ -101,6 +101,18 @@ function plannedDisks(seen: ServerSeen, host: string, job: JobConfig): PlannedDi
     taken.set(name, disk.target);
     return { disk: name, target: disk.target, path: disk.path, format: disk.format, bytes: disk.bytes };
   });
+}
+
+/** The encrypted bytes can be copied as they are, but only while nobody has them open: what a running QEMU gives out is decrypted. */
+function refuseEncrypted(seen: ServerSeen, target: string, mode: LocatedServer['mode'], job: JobConfig): void {
+  if (!job.allowEncrypted) {
+    throw new DrError('disk-unsupported', `cannot image ${seen.name}: its disk ${target} is encrypted. Nothing was touched.`,
+      'Say allow_encrypted: true in the job if the encrypted bytes are to be copied as they are; the target needs the secret to boot it.');
+  }
+  if (mode === 'live') {
+    throw new DrError('disk-unsupported', `cannot image ${seen.name} while it runs: its disk ${target} is encrypted, and a live capture would store it decrypted. Nothing was touched.`,
+      'Use capture: shutdown for this server.');
+  }
 }
 
 /** Two servers whose names run together (`A` with disk `B_C`, `A_B` with disk `C`) would write to the same images: both are refused. */

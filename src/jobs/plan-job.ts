@@ -5,6 +5,7 @@ import type { SetIntent } from '../model/image-set.js';
 import type { RotationPlan, RotationStep, ServerOnTarget } from '../model/rotation.js';
 import { planBegin } from '../rotation/plan.js';
 import type { JobContext } from './context.js';
+import { publishable } from './publishable.js';
 import type { Located, LocatedServer, NodeSeen } from './locate.js';
 import type { TargetSeen } from './observe.js';
 
@@ -82,6 +83,7 @@ function planTarget(seen: JobSeen, at: LocatedServer, target: TargetConfig, free
   if (there.kind === 'unreachable') throw DrError.fromData(there.error);
   const server = there.servers.find((one) => one.server === at.server);
   if (server === undefined) throw new DrError('internal', `${target.name} said nothing of ${at.server}`);
+  publishable({ server: at, target }); // a definition that can't be rewritten is refused now, not after hours of copying
   const left = free.get(target.name) ?? 0;
   const plan = planRotation(seen, at, server, left);
   if (plan.kind === 'refusal') throw new DrError(plan.code, `cannot image ${at.server} to ${target.name}: ${plan.reason} Nothing was touched.`, plan.remedy);

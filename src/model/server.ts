@@ -11,6 +11,8 @@ export interface DiskSeen {
   readonly format: string;
   /** Virtual size in bytes. */
   readonly bytes: number;
+  /** Its path is a container of encrypted bytes, which is what `format` and `bytes` describe then. */
+  readonly encrypted?: boolean;
   /** Why it can't be imaged, if it can't. */
   readonly problem?: string;
 }

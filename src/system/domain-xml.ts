@@ -8,6 +8,8 @@ export interface DomainDisk {
   readonly format: string;
   /** Where its data is; undefined if that is no local file or device. */
   readonly path?: string;
+  /** Its path is a container of encrypted bytes. */
+  readonly encrypted?: boolean;
   /** What in the definition keeps it from being imaged. */
   readonly problem?: string;
 }
@@ -54,7 +56,12 @@ function readDisk(disk: XmlElement): DomainDisk {
   return {
     target: attribute(child(disk, 'target'), 'dev') ?? '', format,
     ...(path === undefined ? {} : { path }), ...(problem === undefined ? {} : { problem }),
+    ...(isEncrypted(disk, format) ? { encrypted: true } : {}),
   };
+}
+
+function isEncrypted(disk: XmlElement, format: string): boolean {
+  return child(disk, 'encryption') !== undefined || child(child(disk, 'source'), 'encryption') !== undefined || format === 'luks';
 }
 
 function problemOf(disk: XmlElement, type: string, source: XmlElement | undefined, path: string | undefined, format: string): string | undefined {
@@ -64,8 +71,8 @@ function problemOf(disk: XmlElement, type: string, source: XmlElement | undefine
   if (!path.startsWith('/')) return `its source ${path} is no absolute path`;
   if (child(disk, 'transient') !== undefined) return 'it is <transient/>: what is written to it is thrown away at shutdown';
   if (child(disk, 'shareable') !== undefined) return 'it is <shareable/>: another server may write to it at the same time';
-  if (child(disk, 'encryption') !== undefined || child(source, 'encryption') !== undefined || format === 'luks') return 'it is encrypted';
+  if (isEncrypted(disk, format) && format !== 'raw' && format !== 'luks') return `it is encrypted inside a ${format} file`;
   if (child(source, 'slices') !== undefined) return 'only a slice of its source is the disk';
-  if (!FORMATS.includes(format)) return `its format ${format} is not supported (only ${FORMATS.join(' and ')})`;
+  if (!FORMATS.includes(format) && format !== 'luks') return `its format ${format} is not supported (only ${FORMATS.join(' and ')})`;
   return undefined;
 }

@@ -1,5 +1,4 @@
-import { execa, ExecaError } from 'execa';
-import type { ChildProcess } from 'node:child_process';
+import { spawn, type ChildProcess } from 'node:child_process';
 import { DrError } from '../model/errors.js';
 
 /** The only file that starts foreign programs. No shell is involved anywhere; output is in the C locale. */
@@ -26,6 +25,7 @@ export interface RunResult {
  * last lines of what it printed on stderr.
  */
 export async function run(program: string, args: readonly string[], options: RunOptions = {}): Promise<RunResult> {
+  const { execa, ExecaError } = await import('execa'); // processes that only move data never need it, and start sooner
   const okExit = options.okExit ?? [0];
   const result = await execa(program, [...args], {
     reject: false,
@@ -39,7 +39,7 @@ export async function run(program: string, args: readonly string[], options: Run
     maxBuffer: 256 * 1024 * 1024,
   });
   if (result instanceof ExecaError || result.exitCode === undefined) {
-    const error = result as ExecaError;
+    const error = result as InstanceType<typeof ExecaError>;
     if (error.code === 'ENOENT') throw new DrError('program-missing', `the program ${program} is not installed on this host`, `Install the package that has ${program}.`);
     if (error.isCanceled) throw new DrError('cancelled', `${program} was stopped because the run was cancelled`);
     if (error.timedOut) throw new DrError('timeout', `${program} ${args[0] ?? ''} did not answer in ${String(Math.round((options.timeoutMs ?? 60_000) / 1000))} s`);
@@ -65,17 +65,14 @@ export interface StartOptions {
 
 /** Starts a long-lived program. Callers watch `exit` and `error` themselves. */
 export function start(program: string, args: readonly string[], options: StartOptions): ChildProcess {
-  const child = execa(program, [...args], {
-    reject: false,
-    buffer: false,
-    cleanup: options.detached !== true,
+  const child = spawn(program, [...args], {
     detached: options.detached === true,
-    stdio: options.stdio as readonly ['pipe', 'pipe', 'pipe'], // execa wants a tuple; any length from 3 on is fine
-    env: { LC_ALL: 'C', ...options.env },
+    stdio: [...options.stdio],
+    env: { ...process.env, LC_ALL: 'C', ...options.env },
     ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
   });
-  child.catch(() => undefined); // its end is reported by 'exit' and 'error', which callers watch
-  return child as unknown as ChildProcess;
+  child.on('error', () => undefined); // its end is reported by 'exit' and 'error', which callers watch
+  return child;
 }
 
 /** This program's own entry point, to start another process of ours with: `[node, main.js]`. */

@@ -1,4 +1,4 @@
-import type { Stats } from 'node:fs';
+import type { BigIntStats } from 'node:fs';
 import { constants } from 'node:fs';
 import { open, readFile, type FileHandle } from 'node:fs/promises';
 import { DrError } from '../model/errors.js';
@@ -13,6 +13,8 @@ export interface OpenedFile extends AsyncDisposable {
   readonly kind: 'file' | 'device';
   /** Tells the file or device from any other: what a name leads to can change. */
   readonly identity: string;
+  /** Time of the last write in nanoseconds, decimal; says nothing of a device. */
+  readonly mtime: string;
   readonly bytes: number;
   readonly allocatedBytes: number;
 }
@@ -43,7 +45,7 @@ export async function openToWrite(path: string): Promise<OpenedImage> {
     throw error;
   }
   try {
-    const again = await tail.stat();
+    const again = await tail.stat({ bigint: true });
     if (identityOf(again) !== image.identity) throw changed(path, 'it was replaced while it was opened');
     if (image.kind === 'device') {
       // O_EXCL on a block device: only if nobody has mounted or claimed it. The descriptor is not kept.
@@ -69,10 +71,10 @@ export async function openToWrite(path: string): Promise<OpenedImage> {
 }
 
 /** What a path leads to, for a ticket. Throws `state-changed` if it leads to nothing that can hold an image. */
-export async function identify(path: string): Promise<{ readonly identity: string; readonly bytes: number }> {
+export async function identify(path: string): Promise<{ readonly identity: string; readonly mtime: string; readonly bytes: number }> {
   const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK).catch((error: unknown) => { throw missing(path, error); });
   await using file = await describe(path, { handle, direct: false });
-  return { identity: file.identity, bytes: file.bytes };
+  return { identity: file.identity, mtime: file.mtime, bytes: file.bytes };
 }
 
 interface Opened {
@@ -93,14 +95,15 @@ async function openDirect(path: string, flags: number, direct: boolean): Promise
 
 async function describe(path: string, { handle, direct }: Opened): Promise<OpenedFile> {
   try {
-    const status = await handle.stat();
+    const status = await handle.stat({ bigint: true });
     if (!status.isFile() && !status.isBlockDevice()) throw changed(path, 'it is neither a regular file nor a block device');
     return {
       path, fd: handle.fd, direct,
       kind: status.isFile() ? 'file' : 'device',
       identity: identityOf(status),
-      bytes: status.isFile() ? status.size : await deviceBytes(status),
-      allocatedBytes: status.blocks * 512,
+      mtime: String(status.mtimeNs),
+      bytes: status.isFile() ? Number(status.size) : await deviceBytes(status),
+      allocatedBytes: Number(status.blocks) * 512,
       // Whoever writes syncs before; a FUSE export whose daemon has died even fails to be closed.
       [Symbol.asyncDispose]: () => handle.close().catch(() => undefined),
     };
@@ -110,13 +113,13 @@ async function describe(path: string, { handle, direct }: Opened): Promise<Opene
   }
 }
 
-function identityOf(status: Stats): string {
+function identityOf(status: BigIntStats): string {
   return status.isBlockDevice() ? `device ${String(status.rdev)}` : `file ${String(status.dev)}:${String(status.ino)}`;
 }
 
 /** A block device's size is not in its status; the kernel says it in units of 512 bytes, whatever the sector. */
-async function deviceBytes(status: Stats): Promise<number> {
-  const number = BigInt(status.rdev);
+async function deviceBytes(status: BigIntStats): Promise<number> {
+  const number = status.rdev;
   const major = ((number >> 8n) & 0xfffn) | ((number >> 32n) & ~0xfffn);
   const minor = (number & 0xffn) | ((number >> 12n) & ~0xffn & 0xffffffffn);
   return Number((await readFile(`/sys/dev/block/${String(major)}:${String(minor)}/size`, 'utf8')).trim()) * 512;

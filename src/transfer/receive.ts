@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import type { Readable, Writable } from 'node:stream';
 import { DrError } from '../model/errors.js';
+import { log } from '../system/log.js';
 import { zeroExtents } from '../system/qemu.js';
 import { step } from '../system/steps.js';
 import { Accounting } from './accounting.js';
@@ -102,8 +103,10 @@ class Receiving {
     const began = (this.#options.now?.() ?? new Date()).toISOString();
     const { offer, directory, usedBefore } = this.#admission;
     await using image = await openOffered(offer);
-    const fresh = !usedBefore && offer.start === 'fresh' && await readsAsZeros(image, offer.bytes);
-    const recycle = !usedBefore && typeof offer.start === 'object' ? offer.start : undefined;
+    const untouched = !usedBefore && (image.kind === 'device' || image.mtime === offer.mtime);
+    if (!untouched) log.warn('somebody has written to the image since it was offered; it is read instead', { path: offer.path });
+    const fresh = untouched && offer.start === 'fresh' && await readsAsZeros(image, offer.bytes);
+    const recycle = untouched && typeof offer.start === 'object' ? offer.start : undefined;
 
     const writer = new ImageWriter(this.#disk, image, this.#options.pool, {
       readBack: offer.readBack, zeroDigest: this.#zeroDigest, failed: (error) => { this.#fail(error); },

@@ -19,6 +19,8 @@ export interface Destination {
 }
 
 const STDERR_KEPT = 4096;
+/** How long what was printed last may take to arrive after the end of the process. */
+const LAST_LINES_MS = 100;
 
 /** Starts `dr agent --receive` there. */
 export function connectReceiver(to: Destination): ReceiverConnection {
@@ -35,7 +37,10 @@ export function overChild(child: Child, host: string): ReceiverConnection {
   stderr.on('data', (chunk: Buffer) => { said = (said + chunk.toString('utf8')).slice(-STDERR_KEPT); });
   const end = new Promise<string>((resolve) => {
     child.once('error', (error) => { resolve(`it could not be started: ${error.message}`); });
-    child.once('close', (code, signal) => { resolve(signal === null ? `it ended with status ${String(code)}` : `it was ended by ${signal}`); });
+    const told = (code: number | null, signal: NodeJS.Signals | null): void => { resolve(signal === null ? `it ended with status ${String(code)}` : `it was ended by ${signal}`); };
+    child.once('close', told);
+    // A shared ssh connection stays behind in the background and keeps our pipes open: then there is no 'close'.
+    child.once('exit', (code, signal) => { setTimeout(told, LAST_LINES_MS, code, signal).unref(); });
   });
   return {
     input: stdout,

@@ -31,6 +31,8 @@ export interface Offer {
   readonly secretHash: string;
   /** The very file or device that the path led to. */
   readonly identity: string;
+  /** When it had last been written to, so that what was said of its content is only believed of that. */
+  readonly mtime: string;
   /** The agent that made the offer. When it is gone nobody guards the image any more, and receiving ends. */
   readonly owner: ProcessMark;
 }
@@ -71,7 +73,7 @@ export async function isAlive(mark: ProcessMark): Promise<boolean> {
 export async function makeTicket(wanted: Pick<Offer, 'path' | 'bytes' | 'start' | 'readBack'>): Promise<{ readonly ticket: string; readonly secret: string }> {
   if (!wanted.path.startsWith('/')) throw new DrError('name-invalid', `${JSON.stringify(wanted.path)} is no absolute path`);
   if (!Number.isSafeInteger(wanted.bytes) || wanted.bytes < 0) throw new DrError('usage', `${String(wanted.bytes)} is no size`);
-  const { identity, bytes } = await identify(wanted.path);
+  const { identity, mtime, bytes } = await identify(wanted.path);
   if (bytes < wanted.bytes) {
     throw new DrError('state-changed', `${wanted.path} has ${String(bytes)} bytes, the disk needs ${String(wanted.bytes)}. Nothing was written.`, 'Run the job again; it looks at everything afresh.');
   }
@@ -81,7 +83,7 @@ export async function makeTicket(wanted: Pick<Offer, 'path' | 'bytes' | 'start' 
   const secret = randomBytes(32).toString('hex');
   const directory = ticketDirectory(ticket);
   await makeDirectory(directory);
-  const offer: Offer = { version: 1, path: wanted.path, bytes: wanted.bytes, start: wanted.start, readBack: wanted.readBack, secretHash: hashOf(secret).toString('hex'), identity, owner };
+  const offer: Offer = { version: 1, path: wanted.path, bytes: wanted.bytes, start: wanted.start, readBack: wanted.readBack, secretHash: hashOf(secret).toString('hex'), identity, mtime, owner };
   await writeDurable(join(directory, 'offer.json'), JSON.stringify(offer));
   return { ticket, secret };
 }
