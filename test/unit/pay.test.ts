@@ -14,6 +14,7 @@ import { bootId, startTime } from '../../src/system/processes.js';
 import { VirshStandIn } from '../support/virsh-stand-in.js';
 
 const UUID = '11111111-2222-3333-4444-555555555555';
+const OTHER = '22222222-2222-3333-4444-555555555555';
 const guard = [process.execPath, fileURLToPath(new URL('../support/guard-main.js', import.meta.url))];
 
 describe('paying what is owed', () => {
@@ -273,20 +274,20 @@ describe('paying what is owed', () => {
   });
 
   it('keeps scratch as long as a backup job may write to it, and starts servers all the same', async () => {
-    await virsh.domain('Db01', '2', 'running');
-    await virsh.set('2', 'backup', '<domainbackup><server socket=\'/nbd\'/></domainbackup>');
-    await virsh.set('2', 'no-abort', '');
+    await virsh.domain('Db01', OTHER, 'running');
+    await virsh.set(OTHER, 'backup', '<domainbackup><server socket=\'/nbd\'/></domainbackup>');
+    await virsh.set(OTHER, 'no-abort', '');
     await virsh.domain('Web01', UUID, 'shut off');
     const path = join(home, 'dr-engine-1');
     await mkdir(path);
     const { directory } = await session([
-      { kind: 'remove', path }, { kind: 'backup', uri: 'test:///', server: 'Db01', uuid: '2', socket: '/nbd', dueAt: new Date().toISOString() },
+      { kind: 'remove', path }, { kind: 'backup', uri: 'test:///', server: 'Db01', uuid: OTHER, socket: '/nbd', dueAt: new Date().toISOString() },
       { kind: 'start', uri: 'test:///', server: 'Web01', uuid: UUID, persistent: true, xml: '<x/>', peers: [], agentCommand: ['dr'], watchUntil: new Date().toISOString(), wentDown: true },
     ], await bootId(), process.pid);
     await payInOrder(directory, await listRecords(directory));
     assert.equal(await virsh.get(UUID, 'state'), 'running');
     assert.equal(await exists(path), true);
-    await virsh.unset('2', 'no-abort');
+    await virsh.unset(OTHER, 'no-abort');
     await payInOrder(directory, await listRecords(directory));
     assert.deepEqual(await listRecords(directory), []);
     assert.equal(await exists(path), false);
