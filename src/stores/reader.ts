@@ -8,14 +8,15 @@ import type { BlocksRead } from './read-blocks.js';
  * given. `report` hears how many bytes are done. Throws `cancelled`, and `io` if the process ends without an answer.
  */
 export async function readImage(path: string, bytes: number, digests: string | undefined, signal: AbortSignal, report: (done: number) => void): Promise<BlocksRead> {
-  signal.throwIfAborted();
+  const cancelled = (): DrError => new DrError('cancelled', `reading ${path} was cancelled. Nothing was changed.`);
+  if (signal.aborted) throw cancelled();
   const script = new URL('./read-blocks.js', import.meta.url).pathname;
   const child = start(process.execPath, [script, path, String(bytes), ...digests === undefined ? [] : [digests]], { stdio: ['pipe', 'pipe', 'inherit'] });
   return await new Promise<BlocksRead>((resolve, reject) => {
     let outcome: BlocksRead | undefined;
     const cancel = (): void => {
       child.kill('SIGKILL');
-      reject(new DrError('cancelled', `reading ${path} was cancelled. Nothing was changed.`)); // not waiting: it may hang in the kernel
+      reject(cancelled()); // not waiting: it may hang in the kernel
     };
     signal.addEventListener('abort', cancel, { once: true });
     child.once('error', (error) => { reject(new DrError('io', `${path} could not be read: ${error.message}`)); });
