@@ -114,7 +114,7 @@ export class Host implements LabHost {
   /** Program and arguments on the machine that run a program in the host. */
   async enter(program: string, args: readonly string[], env: Readonly<Record<string, string>> = {}): Promise<readonly [string, ...string[]]> {
     const variables = { PATH: HOST_PATH, HOME: '/root', USER: 'root', LOGNAME: 'root', LC_ALL: 'C.UTF-8', ...env };
-    return ['nsenter', `--target=${String(await this.init())}`, '--mount', '--uts', '--net', '--pid', '--',
+    return ['nsenter', `--target=${String(await this.init())}`, '--mount', '--root', '--uts', '--net', '--pid', '--',
       'setpriv', '--pdeathsig', 'KILL', // a test that gives up takes with it what it started
       'env', '--ignore-environment', '--chdir=/root', ...Object.entries(variables).map(([name, value]) => `${name}=${value}`), program, ...args];
   }
