@@ -21,12 +21,13 @@ export type Fill = string;
 export class TransferGround {
   readonly #place: TestPlace;
   readonly #stateBefore = process.env['DR_STATE_DIR'];
-  /** The receivers'; a sender has one of its own, which a failure spoils. */
-  readonly pool: BlockPool;
+  /** The receivers'. */
+  readonly pool = new BlockPool();
+  /** The senders'; a failure spoils it. */
+  #sendersPool = new BlockPool();
 
   private constructor(place: TestPlace) {
     this.#place = place;
-    this.pool = new BlockPool({ slots: 12 });
     process.env['DR_STATE_DIR'] = join(place.path, 'state');
   }
 
@@ -36,6 +37,7 @@ export class TransferGround {
 
   async remove(): Promise<void> {
     await this.pool[Symbol.asyncDispose]();
+    await this.#sendersPool[Symbol.asyncDispose]();
     if (this.#stateBefore === undefined) delete process.env['DR_STATE_DIR'];
     else process.env['DR_STATE_DIR'] = this.#stateBefore;
     await this.#place.remove();
@@ -77,8 +79,12 @@ export class TransferGround {
       source: { direct: true, ...source }, to: { host: 'local', agentCommand: [] }, ...made,
       ...(sending.limitBytesPerSecond === undefined ? {} : { limitBytesPerSecond: sending.limitBytesPerSecond }),
     }, {
-      ...sending,
+      ...sending, pool: this.#sendersPool,
       connect: () => ({ input: back, output: there, ended: () => Promise.resolve('it ended'), kill: () => { there.destroy(); } }),
+    }).catch(async (error: unknown) => {
+      await this.#sendersPool[Symbol.asyncDispose]();
+      this.#sendersPool = new BlockPool();
+      throw error;
     });
     return { sent, received: await receiving, ticket: made.ticket };
   }

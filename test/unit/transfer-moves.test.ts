@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { readFile, stat, truncate, writeFile } from 'node:fs/promises';
+import { open, readFile, stat, truncate, writeFile } from 'node:fs/promises';
 import { DrError } from '../../src/model/errors.js';
 import { run } from '../../src/system/run.js';
 import { hashImage } from '../../src/transfer/image-digest.js';
@@ -154,6 +154,19 @@ describe('moving a disk', () => {
     const path = await ground.disk('image', '.#..');
     await ground.move({ path: source, bytes: 4 * MIB }, { path, start: 'fresh' });
     await equal(source, path);
+  });
+
+  it('believes no digests of an image that was written to after the offer', async () => {
+    const source = await ground.disk('source', 'abcd');
+    const path = await ground.disk('image', 'abcd');
+    const made = await makeTicket({ path, bytes: 4 * MIB, start: { recycle: await digestsOf(path, 4 * MIB), provenSince: '2026-01-01T00:00:00Z' }, readBack: true });
+    const handle = await open(path, 'r+');
+    await handle.write('booted by hand', 2 * MIB);
+    await handle.close();
+    const { received } = await ground.move({ path: source, bytes: 4 * MIB }, { path, start: 'read', ticket: made });
+    await equal(source, path);
+    assert.equal(received.bytesWritten, MIB);
+    assert.notEqual(received.provenSince, '2026-01-01T00:00:00Z');
   });
 
   it('takes a fully allocated file without data for fresh', async () => {

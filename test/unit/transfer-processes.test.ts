@@ -309,7 +309,7 @@ describe('the processes that move data', function () {
           await sleep(300);
           process.kill(daemon.pid, fate);
           if (fate === 'SIGSTOP') {
-            await sleep(3_000); // all reads hang by now
+            await sleep(1_000); // all reads hang by now
             const began = Date.now();
             cancel.abort();
             assert.equal(await code(sending), 'cancelled');

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { access, mkdir, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { Readable, Transform } from 'node:stream';
+import { Readable, type Transform } from 'node:stream';
 import { BlockPool } from '../../src/transfer/block-pool.js';
 import { HEADER_BYTES, jsonFrame, haveFrame, preamble, PREAMBLE_BYTES, TYPE } from '../../src/transfer/frames.js';
 import { digestOf } from '../../src/transfer/geometry.js';
@@ -53,8 +53,8 @@ describe('a stream that is not what it should be', function () {
   async function offer(readBack: boolean): Promise<Offer> {
     await writeFile(path('image'), old);
     await rm(path('ticket/result.json'), { force: true });
-    const { identity } = await identify(path('image'));
-    return { version: 1, path: path('image'), bytes: BYTES, start: 'read', readBack, secretHash: '', identity, owner: { pid: 0, startTime: '', bootId: '' } };
+    const { identity, mtime } = await identify(path('image'));
+    return { version: 1, path: path('image'), bytes: BYTES, start: 'read', readBack, secretHash: '', identity, mtime, owner: { pid: 0, startTime: '', bootId: '' } };
   }
 
   function receiving(input: Readable, output: Transform, what: Offer, silenceMs = 5_000): Promise<unknown> {
@@ -132,9 +132,10 @@ describe('a stream that is not what it should be', function () {
   });
 
   it('is refused when it calls blocks the same that were never compared', async () => {
-    const what = { ...await offer(true), start: 'fresh' as const };
+    const before = await offer(true);
     await writeFile(path('image'), '');
     await truncate(path('image'), BYTES);
+    const what = { ...before, ...await identify(path('image')), start: 'fresh' as const };
     const output = pipe().resume();
     await assert.rejects(receiving(Readable.from([putTogether(stream)]), output, what), { refusal: 'not-offered' });
     hit('not-offered');
