@@ -12,7 +12,7 @@ import type { Session } from './session.js';
 
 /** What a host can say of itself before a run or an activation needs it. */
 
-const NODE_PROGRAMS = ['virsh', 'qemu-img', 'qemu-storage-daemon', 'lsblk', 'flock', 'mount', 'umount', 'ssh'];
+const NODE_PROGRAMS = ['virsh', 'qemu-img', 'qemu-storage-daemon', 'lsblk', 'blkid', 'unshare', 'rm', 'flock', 'mount', 'umount', 'ssh'];
 const TARGET_PROGRAMS = ['virsh', 'getfattr', 'setfattr', 'fallocate', 'flock', 'qemu-system-x86_64'];
 const HOOK = '/etc/libvirt/hooks/qemu.d/dr-engine';
 

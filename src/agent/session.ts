@@ -23,8 +23,8 @@ export interface Session {
   close(): Promise<void>;
 }
 
-/** Longest time one thing may take to be let go of before the rest goes on, in milliseconds; what remains is owed and paid after that. */
-const LET_GO_MS = 10_000;
+/** Longest time that letting go of everything may take, in milliseconds; what remains is owed, and production waits for its payment. */
+const LET_GO_MS = 6_000;
 
 /** Opens a session; debts that nobody alive answers for are paid in the background. */
 export async function openSession(): Promise<Session> {
@@ -55,9 +55,11 @@ export async function openSession(): Promise<Session> {
     },
     abort: () => { aborted.abort(new DrError('cancelled', 'the session ended')); },
     close: async () => {
+      const until = Date.now() + LET_GO_MS;
       for (const end of ends.reverse()) {
+        const left = Math.max(0, until - Date.now());
         try {
-          await Promise.race([end.letGo(), new Promise<void>((resolve) => { setTimeout(resolve, LET_GO_MS).unref(); })]);
+          await Promise.race([end.letGo(), new Promise<void>((resolve) => { setTimeout(resolve, left).unref(); })]);
         } catch (error) {
           log.warn(`could not let go of ${end.what}; it stays owed`, { error: DrError.from(error).message });
         }

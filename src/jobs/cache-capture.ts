@@ -32,7 +32,7 @@ export async function cacheCapture(server: ServerRun, capture: Capture, signal: 
       const drive = cache[disk.disk];
       if (source === undefined || drive === undefined) throw new DrError('internal', `no cache place for ${disk.disk}`);
       const keeper = hosts.agent(drive.node);
-      await keeper.call('cache.open', { device: drive.device, signature: config.cacheSignature }, { signal });
+      await keeper.call('cache.open', { device: drive.device, signature: config.cacheSignature, uri: server.context.anvil.libvirt }, { signal });
       const { path } = await keeper.call('cache.allocate', { device: drive.device, run: capture.id, name: `${at.server}_${disk.disk}`, bytes: source.bytes }, { signal });
       made.push({ agent: keeper, path });
       const moved = await transfer({

@@ -8,6 +8,7 @@ import { routeTo, type Emit, type JobContext } from './context.js';
 import { complete, send, type Delivered, type Delivery, type DiskSource } from './deliver.js';
 import type { Hosts } from './hosts.js';
 import type { PlannedServer } from './plan-job.js';
+import type { Leash } from './running.js';
 import { watchCold } from './watch-cold.js';
 
 /**
@@ -30,10 +31,14 @@ export class ServerRun {
 
   constructor(
     readonly context: JobContext, readonly plan: PlannedServer, readonly hosts: Hosts, readonly emit: Emit,
-    /** Aborted when the run, or this server, is cancelled. */
-    readonly signal: AbortSignal,
+    readonly leash: Leash,
   ) {
     this.#node = hosts.agent(plan.at.node);
+  }
+
+  /** Aborted when the run, or this server, is cancelled. */
+  get signal(): AbortSignal {
+    return this.leash.signal;
   }
 
   get failed(): boolean {
@@ -116,9 +121,13 @@ export class ServerRun {
 
   /** Lets go of the capture and starts the server again if we shut it down. Safe at any time. */
   async bringBack(): Promise<void> {
-    const { at } = this.plan;
     if (this.#captureOpen) await this.#closeCapture().catch((error: unknown) => { this.fail(error); }); // the capture was going to be thrown away
-    if (!this.#owesStart) return;
+    if (this.#owesStart) await this.#startAgain();
+    await this.leash.free();
+  }
+
+  async #startAgain(): Promise<void> {
+    const { at } = this.plan;
     this.emit({ kind: 'phase', server: at.server, node: at.node, phase: 'starting' });
     const { upAt } = await this.#node.call('capture.bootAgain', { server: at.server, uuid: at.uuid });
     this.#owesStart = false;

@@ -20,7 +20,7 @@ export async function observeNodes(hosts: Hosts, { anvil, job, config }: JobCont
       const { servers } = await agent.call('node.servers', {
         uri: anvil.libvirt, names: [...job.servers], ...(anvil.definitions === undefined ? {} : { definitions: anvil.definitions }),
       });
-      const { drives } = await agent.call('node.cacheDrives', { signature: config.cacheSignature });
+      const { drives } = await agent.call('node.cacheDrives', { signature: config.cacheSignature, uri: anvil.libvirt });
       return { kind: 'seen', host, servers, drives };
     } catch (error) {
       return { kind: 'unreachable', host, error: DrError.from(error).toJSON() };

@@ -10,7 +10,7 @@ import { ServerRun } from './image-server.js';
 import { observeNodes, observeTargets } from './observe.js';
 import { locateServers } from './locate.js';
 import { planJob } from './plan-job.js';
-import { announceRun, cancellable } from './running.js';
+import { announceRun } from './running.js';
 import { reportRun } from './report.js';
 
 export interface RunOptions {
@@ -28,7 +28,7 @@ export async function runJob(config: Config, name: string, options: RunOptions):
   const context = onlyServers(jobContext(config, name), options.servers);
   const startedAt = new Date();
   await using _lock = await lock(stateDirectory('locks', `job-${name}.lock`), `the job ${name}`).catch(alreadyRunning(name));
-  await using running = await announceRun(name, startedAt, context.job.servers);
+  await using running = await announceRun(name, startedAt, context.job.servers, options.signal);
 
   options.onEvent({ kind: 'phase', phase: 'observing' });
   await using hosts = await connectJob(context, `${name}-${randomBytes(4).toString('hex')}`);
@@ -40,7 +40,7 @@ export async function runJob(config: Config, name: string, options: RunOptions):
   const plan = planJob({ context, nodes, located, targets, now: startedAt });
   const done: ServerReport[] = [];
   for (const batch of plan.batches) {
-    const servers = batch.servers.map((server) => new ServerRun(context, server, hosts, options.onEvent, cancellable(options.signal, running, server.at.server)));
+    const servers = batch.servers.map((server) => new ServerRun(context, server, hosts, options.onEvent, running.leash(server.at.server)));
     await imageBatch(servers);
     done.push(...servers.map((server) => server.report()));
     if (options.signal.aborted) break;

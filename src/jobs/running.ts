@@ -1,6 +1,6 @@
 import { readdir, rm } from 'node:fs/promises';
 import { hostname } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { z } from 'zod';
 import { DrError } from '../model/errors.js';
 import { makeDirectory, readJson, writeDurable } from '../system/durable.js';
@@ -12,24 +12,72 @@ import { stateDirectory } from '../system/state.js';
 const RunningFile = z.object({ job: z.string(), pid: z.number(), startTime: z.string(), since: z.string(), host: z.string(), servers: z.array(z.string()) });
 export type RunningJob = z.infer<typeof RunningFile>;
 
+/** A run as others on this host see it. */
 export interface Announcement extends AsyncDisposable {
-  readonly directory: string;
+  /** For one server of the run: when to let go of it, and how to say that this is done. */
+  leash(server: string): Leash;
+}
+
+export interface Leash {
+  /** Aborted with the run's signal, or when somebody asks to cancel this server alone. */
+  readonly signal: AbortSignal;
+  /** The server is as it was before the run: who asked for that is told. */
+  free(): Promise<void>;
 }
 
 /** How often a run looks for requests to cancel one of its servers, in milliseconds. */
 const LOOK_MS = 500;
 
+/** Is there while somebody waits for the server to be let go of. */
+export function requestPath(job: string, server: string): string {
+  return join(directoryOf(job), `cancel-${server}`);
+}
+
 function directoryOf(job: string): string {
   return stateDirectory('running', job);
 }
 
-export async function announceRun(job: string, since: Date, servers: readonly string[]): Promise<Announcement> {
+/** Makes the run known, and watches for requests to cancel single servers. The caller holds the job's lock. */
+export async function announceRun(job: string, since: Date, servers: readonly string[], run: AbortSignal): Promise<Announcement> {
   const directory = directoryOf(job);
-  await rm(directory, { recursive: true, force: true }); // of a run that died: the caller holds the job's lock
+  await rm(directory, { recursive: true, force: true }); // of a run that died
   await makeDirectory(directory);
   const running: RunningJob = { job, pid: process.pid, startTime: await startTime(process.pid) ?? '', since: since.toISOString(), host: hostname(), servers: [...servers] };
   await writeDurable(join(directory, 'run.json'), JSON.stringify(running));
-  return { directory, [Symbol.asyncDispose]: async () => { await rm(directory, { recursive: true, force: true }); } };
+
+  const asked = new Map(servers.map((server) => [server, new AbortController()]));
+  const held = new Set<string>();
+  const answer = (server: string): Promise<void> => rm(requestPath(job, server), { force: true });
+  const timer = setInterval(() => {
+    void readdir(directory).catch(() => [] as string[]).then(async (names) => { // the run is ending
+      for (const [server, controller] of asked) {
+        if (!names.includes(basename(requestPath(job, server)))) continue;
+        controller.abort(new DrError('cancelled', `${server} was cancelled. Its older copies are untouched.`));
+        if (!held.has(server)) await answer(server);
+      }
+    });
+  }, LOOK_MS);
+  timer.unref();
+  const abortAll = (): void => { for (const controller of asked.values()) controller.abort(new DrError('cancelled', 'the run was cancelled. Older copies are untouched.')); };
+  if (run.aborted) abortAll();
+  else run.addEventListener('abort', abortAll, { once: true });
+
+  return {
+    leash: (server) => {
+      held.add(server);
+      return {
+        signal: asked.get(server)?.signal ?? run,
+        free: async () => {
+          held.delete(server);
+          await answer(server);
+        },
+      };
+    },
+    [Symbol.asyncDispose]: async () => {
+      clearInterval(timer);
+      await rm(directory, { recursive: true, force: true });
+    },
+  };
 }
 
 /** The run of this job on this host that is alive now. */
@@ -39,24 +87,6 @@ export async function runningJob(job: string): Promise<RunningJob | undefined> {
   return parsed.data;
 }
 
-/** A signal that is aborted with the run's, or when somebody asks to cancel this server alone. */
-export function cancellable(run: AbortSignal, announcement: Announcement, server: string): AbortSignal {
-  const asked = new AbortController();
-  const wanted = `cancel-${server}`;
-  const timer = setInterval(() => {
-    void readdir(announcement.directory).catch(() => []).then((names) => {
-      if (!(names as string[]).includes(wanted)) return;
-      clearInterval(timer);
-      asked.abort(new DrError('cancelled', `${server} was cancelled. Its older copies are untouched.`));
-    });
-  }, LOOK_MS);
-  timer.unref();
-  const onRunAbort = (): void => { asked.abort(new DrError('cancelled', 'the run was cancelled. Older copies are untouched.')); };
-  if (run.aborted) onRunAbort();
-  else run.addEventListener('abort', onRunAbort, { once: true });
-  return asked.signal;
-}
-
 /** Asks a run on this host to stop, or to let go of one server. Throws `usage` for a server that the run does not have. */
 export async function requestCancel(running: RunningJob, server: string | undefined): Promise<void> {
   if (server === undefined) {
@@ -64,5 +94,5 @@ export async function requestCancel(running: RunningJob, server: string | undefi
     return;
   }
   if (!running.servers.includes(server)) throw new DrError('usage', `the running job ${running.job} has no server ${server}`, `Its servers are: ${running.servers.join(', ')}.`);
-  await writeDurable(join(directoryOf(running.job), `cancel-${server}`), '');
+  await writeDurable(requestPath(running.job, server), '');
 }

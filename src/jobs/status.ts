@@ -5,11 +5,11 @@ import type { Config } from '../model/config.js';
 import { DrError } from '../model/errors.js';
 import type { ServerOnTarget } from '../model/rotation.js';
 import type { CancelReport, CopyStatus, JobStatus, StatusReport } from '../model/views.js';
-import { readJson } from '../system/durable.js';
+import { readIfThere, readJson } from '../system/durable.js';
 import { stateDirectory } from '../system/state.js';
 import { jobContext, routeTo, storeOf } from './context.js';
 import { connectAll, type Hosts } from './hosts.js';
-import { requestCancel, runningJob } from './running.js';
+import { requestCancel, requestPath, runningJob } from './running.js';
 
 const LastRun = z.object({ outcome: z.string(), started_at: z.string(), finished_at: z.string() });
 
@@ -75,11 +75,15 @@ export async function cancelJob(config: Config, name: string, { server }: { read
   const running = await runningJob(name);
   if (running === undefined) return { job: name, server: server ?? null, outcome: 'not-running' };
   await requestCancel(running, server);
-  if (server !== undefined) return { job: name, server, outcome: 'cancelled' };
+  const over = async (): Promise<boolean> => (await runningJob(name))?.pid !== running.pid
+    || (server !== undefined && await readIfThere(requestPath(name, server)) === undefined);
   const until = Date.now() + CANCEL_MS;
-  while ((await runningJob(name))?.pid === running.pid) {
-    if (Date.now() > until) throw new DrError('timeout', `the job ${name} (process ${String(running.pid)}) has not stopped in ${String(CANCEL_MS / 1000)} s`, 'It may be waiting for a host; what it holds is freed by the hosts themselves.');
+  while (!await over()) {
+    if (Date.now() > until) {
+      throw new DrError('timeout', `the job ${name} (process ${String(running.pid)}) has not ${server === undefined ? 'stopped' : `let go of ${server}`} in ${String(CANCEL_MS / 1000)} s`,
+        'It may be waiting for a host; what it holds is freed by the hosts themselves.');
+    }
     await new Promise((resolve) => { setTimeout(resolve, 200); });
   }
-  return { job: name, server: null, outcome: 'cancelled' };
+  return { job: name, server: server ?? null, outcome: 'cancelled' };
 }
