@@ -1,0 +1,71 @@
+import type { LabHost, Started } from '../lab/host.js';
+import { Lab } from '../lab/lab.js';
+import type { Guest, GuestKind } from '../lab/guest.js';
+import { watchSteps } from '../lab/steps.js';
+
+/** The ground of the kill tests: one node with a guest, a spare node, a target, and a head of its own, so that each can die alone. */
+
+export const NODE = 'node01';
+export const SPARE = 'node02';
+export const TARGET = 'dr01';
+export const HEAD = 'head01';
+export const SERVER = 'Db01';
+export const STORE = '/srv/dr';
+
+export interface JobForm {
+  readonly capture: 'live' | 'shutdown';
+  readonly copies: number;
+}
+
+/** The job as a configuration file of its own for each form, so that one server can be imaged in several ways. */
+export function configuration({ capture, copies }: JobForm): string {
+  return `version: 1
+anvils:
+  an-a01: {nodes: [${NODE}, ${SPARE}]}
+targets:
+  dr01: {host: ${TARGET}, store: "fs:${STORE}"}
+jobs:
+  db:
+    anvil: an-a01
+    targets: [dr01]
+    servers: [${SERVER}]
+    copies: ${String(copies)}
+    capture: ${capture}
+    shutdown_timeout: 40s
+`;
+}
+
+export class Ground {
+  private constructor(readonly lab: Lab, readonly guest: Guest, readonly drive: string) {}
+
+  static async up(name: string, kind: GuestKind): Promise<Ground> {
+    const lab = await Lab.up({ name, hosts: [NODE, SPARE, TARGET, HEAD], store: { sizeMiB: 1024 } });
+    for (const host of lab.hosts) await watchSteps(host);
+    const drive = await lab.addDrive(NODE, { sizeMiB: 256 });
+    const guest = await lab.addGuest(NODE, { name: SERVER, kind, disks: [{}, { sizeMiB: 16 }] });
+    await guest.beats(1);
+    return new Ground(lab, guest, drive);
+  }
+
+  get node(): LabHost { return this.lab.host(NODE); }
+  get spare(): LabHost { return this.lab.host(SPARE); }
+  get target(): LabHost { return this.lab.host(TARGET); }
+  get head(): LabHost { return this.lab.host(HEAD); }
+  /** Hosts where processes of ours run. */
+  get hosts(): readonly LabHost[] { return [this.node, this.target, this.head]; }
+
+  /** Starts the job without waiting for its end. */
+  async start(form: JobForm): Promise<Started> {
+    const file = `/etc/dr/${form.capture}-${String(form.copies)}.yaml`;
+    await this.head.writeFile(file, configuration(form), 0o600);
+    return this.head.spawn('dr', ['run', 'db', '--json', '--config', file]);
+  }
+
+  /** Runs the job to its end; gives its exit status and what it printed. */
+  async run(form: JobForm): Promise<{ readonly status: number; readonly report: { readonly outcome?: string; readonly error?: unknown; readonly servers?: readonly { readonly error?: unknown }[] }; readonly said: string }> {
+    const started = await this.start(form);
+    const status = await started.exit;
+    const text = started.stdout();
+    return { status, report: text === '' ? {} : JSON.parse(text) as { outcome: string }, said: text + started.stderr() };
+  }
+}
