@@ -1,13 +1,13 @@
-import { mkdir, readdir, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, rm, rmdir, writeFile } from 'node:fs/promises';
 import { closeSync, openSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { lock } from '../../src/system/flock.js';
+import { lock, type Lock } from '../../src/system/flock.js';
 import { run, start } from '../../src/system/run.js';
 import { startTime } from '../../src/system/processes.js';
 import { detachBelow, driveImage, makeDrive, type DriveOptions } from './drives.js';
 import { makeGuest, type Guest, type GuestOptions } from './guest.js';
 import { Host, type LabHost } from './host.js';
-import { CHECKOUT, labDirectory, readRecord, sandbox, writeRecord, type DriveRecord, type HostRecord, type LabRecord, type Role } from './layout.js';
+import { cacheDirectory, CHECKOUT, labDirectory, readRecord, sandbox, writeRecord, type DriveRecord, type HostRecord, type LabRecord, type Role } from './layout.js';
 import { initsBelow, killInits, startInit, until } from './namespaces.js';
 import { cut, restore, slow, switchDirectory } from './network.js';
 import { makeKeys, prepareHost, type StoreOptions } from './prepare.js';
@@ -65,8 +65,7 @@ export class Lab {
   static async up(options: LabOptions = {}): Promise<Lab> {
     const name = options.name ?? 'main';
     const directory = labDirectory(name);
-    await mkdir(sandbox(), { recursive: true });
-    await using _only = await lock(join(sandbox(), `lab-${name}.lock`), `the lab ${name}`, 60);
+    await using _only = await lockLab(name);
     const old = await readRecord(directory);
     if (old !== undefined && (await initsBelow(directory)).inits.length > 0 && (old.owner === undefined || await isAlive(old.owner))) {
       throw new Error(`the lab ${name} is up already, ${old.owner === undefined ? `started by hand (npm run lab -- down --name ${name})` : `used by process ${String(old.owner.pid)}`}`);
@@ -103,8 +102,7 @@ export class Lab {
 
   /** Takes down the lab of that name, in whatever state it is. Safe twice. */
   static async down(name = 'main'): Promise<void> {
-    await mkdir(sandbox(), { recursive: true });
-    await using _only = await lock(join(sandbox(), `lab-${name}.lock`), `the lab ${name}`, 60);
+    await using _only = await lockLab(name);
     await takeDown(labDirectory(name));
   }
 
@@ -227,6 +225,18 @@ export class Lab {
     const pipe = child.stdin;
     if (pipe !== null && 'unref' in pipe && typeof pipe.unref === 'function') pipe.unref();
   }
+}
+
+/** Held while a lab comes up or goes down. */
+async function lockLab(name: string): Promise<Lock> {
+  return lock(cacheDirectory('locks', `${name}.lock`), `the lab ${name}`, 60);
+}
+
+/** Removes what was built for labs, and the sandbox if nothing else is in it. Does nothing while there is any lab. */
+export async function forgetBuilt(): Promise<void> {
+  if ((await Lab.all()).length > 0) return;
+  await rm(cacheDirectory(), { recursive: true, force: true });
+  await rmdir(sandbox()).catch(() => undefined); // it is gone, or somebody keeps something there
 }
 
 /** Kills what runs, detaches what is attached, removes the directory. Safe twice and after any crash. */

@@ -1,6 +1,6 @@
 import { parseArgs } from 'node:util';
 import { start } from '../../src/system/run.js';
-import { Lab } from './lab.js';
+import { forgetBuilt, Lab } from './lab.js';
 import { labDirectory, readRecord } from './layout.js';
 
 /** The lab's command line: `npm run lab -- …`. See README.md. */
@@ -9,7 +9,8 @@ const USAGE = `Usage: npm run lab -- COMMAND [--name LAB]
 
   up [--host NAME]… [--vm NAME]…  bring up a lab (node01, node02 and dr01 unless told otherwise);
                                   hosts named with --vm are virtual machines
-  down [--all]                    take it down; leaves nothing
+  down [--all]                    take it down; leaves nothing of it
+  forget                          remove what was built for labs (guests), once no lab is there
   status                          which labs and hosts are up
   exec HOST -- PROGRAM [ARG]…     run a program on a host
   link HOST --rate 10mbit         slow a host's link down
@@ -66,6 +67,9 @@ async function main(argv: readonly string[]): Promise<number> {
       for (const name of values.all ? await Lab.all() : [values.name]) await Lab.down(name);
       return 0;
     }
+    case 'forget':
+      await forgetBuilt();
+      return 0;
     case 'status':
       for (const name of await Lab.all()) await status(name);
       return 0;
