@@ -13,16 +13,17 @@ export function insist(holds: boolean, law: string): void {
 
 /** The sets that are whole, written to the last block and unchanged since, newest first. */
 export function goodSets(world: World): readonly SetId[] {
-  const known = remembered.get(world);
-  if (known !== undefined) return known;
+  const known = remembered.get(world.images);
+  if (known?.manifests === world.manifests) return known.good;
   const intact = new Set([...world.images.values()].flatMap((image) =>
     image.identity !== undefined && image.modified === undefined && image.content === `${image.identity.set}/${image.identity.disk}` ? [image.content] : []));
   const good = [...world.manifests.values()].filter(({ set, disks }) => disks.every(({ disk }) => intact.has(`${set}/${disk}`)))
     .sort((a, b) => b.generation - a.generation).map(({ set }) => set);
-  remembered.set(world, good);
+  remembered.set(world.images, { manifests: world.manifests, good });
   return good;
 }
-const remembered = new WeakMap<World, readonly SetId[]>();
+/** Most changes are to names only. */
+const remembered = new WeakMap<World['images'], { readonly manifests: World['manifests']; readonly good: readonly SetId[] }>();
 
 /** Whether `current` leads, disk by disk, to one good set. */
 export function linkIsGood(world: World): boolean {

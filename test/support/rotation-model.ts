@@ -101,8 +101,9 @@ export async function checkRun(start: World, policy: RunPolicy, model: Rules): P
 }
 
 /** Neither a run nor a repair may touch a server that somebody uses or has changed. */
-async function checkForbidden(world: World, copies: number, { kind, disks, planner = PLANNER }: Model): Promise<void> {
-  const seen = new MemoryTarget(kind, world).observe(SERVER, { uuid: UUID, anvil: ANVIL, disks: diskNames(disks), copies });
+async function checkForbidden(viewer: MemoryTarget, world: World, copies: number, { disks, planner = PLANNER }: Model): Promise<void> {
+  viewer.world = world;
+  const seen = viewer.observe(SERVER, { uuid: UUID, anvil: ANVIL, disks: diskNames(disks), copies });
   const generation = seen.generation + 1;
   const intent = intentOf(nextSet(generation), generation, diskNames(disks));
   const plans = [planner.repair(seen), planner.begin(seen, { intent, copies, overwriteOnlyCopy: true, freeBytes: DISK_BYTES * disks })];
@@ -197,8 +198,9 @@ export async function explore(model: Model): Promise<Explored> {
   const queue: string[] = [];
   /** `<policy> <state>` → the state an undisturbed run ends in; and what must end alike. */
   const ends = new Map<string, string>();
-  const alike: { readonly policy: string; readonly state: string; readonly like: string; readonly way: () => string }[] = [];
+  const alike = new Map<string, { readonly policy: string; readonly state: string; readonly like: string; readonly way: () => string }>();
   let [forbidden, runs, deaths] = [0, 0, 0];
+  const viewer = new MemoryTarget(model.kind);
 
   const visit = (world: World, way: () => string): string => {
     const state = canonical(world);
@@ -213,7 +215,7 @@ export async function explore(model: Model): Promise<Explored> {
     forbidden += 1;
     const worlds = [world];
     for (const copies of model.copies) {
-      await telling(way, () => checkForbidden(world, copies, model));
+      await telling(way, () => checkForbidden(viewer, world, copies, model));
       if (slotsOf(world, goodSets(world)[0] ?? '').includes('incomplete')) worlds.push(...await telling(way, () => checkOther(world, 'complete', copies, model)));
     }
     return worlds.map(released);
@@ -233,7 +235,9 @@ export async function explore(model: Model): Promise<Explored> {
       run.way.forEach((died, index) => {
         deaths += 1;
         const told = (): string => `${way()}\n  ${name}, died at change ${String(index)}: ${describeWorld(died, model.disks)}`;
-        alike.push({ policy: name, state: visit(died, told), like: died.manifests.has(run.set) ? end : here, way: told });
+        const left = visit(died, told);
+        const like = died.manifests.has(run.set) ? end : here;
+        if (left !== like && !alike.has(`${name} ${left} ${like}`)) alike.set(`${name} ${left} ${like}`, { policy: name, state: left, like, way: told });
       });
     }
     for (const other of ['repair', 'complete'] as const) {
@@ -251,7 +255,7 @@ export async function explore(model: Model): Promise<Explored> {
 
   // A death leaves no trace: the next run ends like the one that died would have, or like one after it.
   const told = (state: string | undefined): string => describeWorld(found.get(state ?? '')?.world ?? EMPTY, model.disks);
-  for (const { policy, state, like, way } of alike) {
+  for (const { policy, state, like, way } of alike.values()) {
     const [one, other] = [ends.get(`${policy} ${state}`), ends.get(`${policy} ${like}`)];
     if (one !== other && one !== undefined && other !== undefined) throw new Violation(`after a death the next run ended otherwise: ${told(one)} instead of ${told(other)}\n${way()}`);
   }

@@ -10,16 +10,20 @@ import { goodSets, isMarked, Violation } from '../support/rotation-laws.js';
 import { adminActs, checkRun, explore, PLANNER, released, type Model } from '../support/rotation-model.js';
 import { describeWorld, diskNames, parseWorld } from '../support/rotation-notation.js';
 
+/** `make soak`: more damage at a time, more samples, another seed each time (fast-check prints it when something is found). */
+const SOAK = process.env['DR_SOAK'] !== undefined;
+const MORE = SOAK ? 1 : 0;
+
 const EVERY: readonly Model[] = (['files', 'volumes'] as const).flatMap((kind) => [
-  { kind, disks: 1, copies: [1, 2, 3], damaged: 2 },
-  { kind, disks: 2, copies: [1], damaged: 1 },
-  { kind, disks: 2, copies: [2], damaged: 1 },
-  { kind, disks: 2, copies: [3], damaged: 1 },
-  { kind, disks: 2, copies: [1, 2, 3], damaged: 0 },
+  { kind, disks: 1, copies: [1, 2, 3], damaged: 1 + MORE },
+  { kind, disks: 2, copies: [1], damaged: 1 + MORE },
+  { kind, disks: 2, copies: [2], damaged: 1 + MORE },
+  { kind, disks: 2, copies: [3], damaged: 1 + MORE },
+  { kind, disks: 2, copies: [1, 2, 3], damaged: MORE },
 ]);
 
 describe('rotation model: every reachable state', function () {
-  this.timeout(120_000);
+  this.timeout(SOAK ? 3_600_000 : 120_000);
   for (const model of EVERY) {
     const copies = model.copies.length === 1 ? `copies ${String(model.copies[0])}` : `copies changing among ${model.copies.join(', ')}`;
     it(`${model.kind}, ${String(model.disks)} disk(s), ${copies}, up to ${String(model.damaged)} set(s) damaged by hand at a time`, async function () {
@@ -64,7 +68,7 @@ describe('rotation model: sampled beyond', () => {
 
   for (const kind of ['files', 'volumes'] as const) {
     it(`${kind}, up to 6 copies of up to 4 disks that come, go and change their size, any number of acts by hand`, async function () {
-      this.timeout(60_000);
+      this.timeout(SOAK ? 3_600_000 : 60_000);
       await fc.assert(fc.asyncProperty(fc.array(command, { minLength: 1, maxLength: 25 }), async (commands) => {
         let world: World = EMPTY;
         for (const next of commands) {
@@ -79,7 +83,7 @@ describe('rotation model: sampled beyond', () => {
           }
         }
         if (!isMarked(world)) await checkRun(world, { copies: 3, roomy: true, overwrite: false }, { kind, disks });
-      }), { numRuns: 1500, seed: 20261120 });
+      }), SOAK ? { numRuns: 50_000 } : { numRuns: 800, seed: 20261120 });
     });
   }
 });
