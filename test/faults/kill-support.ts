@@ -1,0 +1,44 @@
+import assert from 'node:assert/strict';
+import type { Ground, JobForm } from './ground.js';
+import { assertCurrent, assertImages, assertNoTwin, assertProduction, remember, sumOfStrangers, tuneDefinition, type Remembered } from './promises.js';
+
+/** What the kill campaigns share: how they begin, what they assert after each kill, and the table they print. */
+
+export const LIVE: JobForm = { capture: 'live', copies: 3 };
+
+export interface Row { readonly step: string; readonly victim: string; readonly host: string; readonly ended: string }
+
+/** The first complete sets, a definition that the admin then tunes, and what the sets look like. */
+export async function firstRuns(ground: Ground, remembered: Remembered): Promise<void> {
+  for (let run = 0; run < LIVE.copies; run++) {
+    const { status, said } = await ground.run(LIVE);
+    assert.equal(status, 0, said);
+    if (run === 0) await tuneDefinition(ground);
+  }
+  assert.equal((await remember(ground, remembered)).length, LIVE.copies);
+}
+
+export async function assertPromises(ground: Ground, remembered: Remembered, strangers: string | undefined): Promise<void> {
+  await assertProduction(ground);
+  await assertImages(ground, remembered, 1 + (remembered.size > 2 ? 1 : 0));
+  await assertCurrent(ground, { byHand: true });
+  await assertNoTwin(ground);
+  if (strangers !== undefined) assert.equal(await sumOfStrangers(ground), strangers, 'P4, P5: something that is not ours has changed');
+}
+
+/** The next normal run ends as if nothing had happened. */
+export async function runUndisturbed(ground: Ground, form: JobForm, remembered: Remembered): Promise<void> {
+  const before = await remember(ground, remembered);
+  const { status, report, said } = await ground.run(form);
+  assert.equal(status, 0, `the run after the kill failed: ${said}`);
+  assert.equal(report.outcome, 'ok');
+  const after = await remember(ground, remembered);
+  assert.ok(after.length === form.copies || after.length === before.length + 1, `there are ${String(after.length)} sets after the run, ${String(before.length)} before it`);
+  assert.ok(!before.includes(after[0] ?? ''), 'number 1 is not a new set');
+  assert.deepEqual(after.slice(1).filter((set) => before.includes(set)), before.filter((set) => after.includes(set)), 'the order of the older sets has changed');
+  await assertImages(ground, remembered, Math.min(form.copies, before.length + 1));
+}
+
+export function printTable(rows: readonly Row[]): void {
+  for (const { step, victim, host, ended } of rows) console.log(`      ${step.padEnd(28)} ${victim.padEnd(16)} ${host.padEnd(14)} exit ${ended}`);
+}

@@ -1,0 +1,85 @@
+import assert from 'node:assert/strict';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Lab } from '../lab/lab.js';
+import type { Started } from '../lab/host.js';
+import { processesOf, type ProcessRole } from '../lab/roles.js';
+import { skipBecause } from '../support/skip.js';
+import { Ground } from './ground.js';
+import { assertPromises, firstRuns, LIVE, printTable, runUndisturbed, type Row } from './kill-support.js';
+import { addStrangers, type Remembered } from './promises.js';
+
+/** SIGKILL for the head, an agent, a data process, ssh and the storage daemon at random moments; more of them with `make soak`. */
+
+const VICTIMS: readonly ProcessRole[] = ['head', 'agent', 'data', 'ssh', 'storage-daemon'];
+
+describe('kills at random moments', function () {
+  this.timeout(180_000);
+  const moments = process.env['DR_SOAK'] === undefined ? 40 : 500;
+  const seed = Number(process.env['DR_SEED'] ?? '20261120');
+  const random = generator(seed);
+  let ground: Ground;
+  let strangers: string;
+  const remembered: Remembered = new Map();
+  const table: Row[] = [];
+
+  before(async function () {
+    const reason = await Lab.impossible();
+    if (reason !== undefined) skipBecause(this, reason);
+    console.log(`      seed ${String(seed)} (DR_SEED repeats it)`);
+    ground = await Ground.up('kill-random', 'linux');
+    await firstRuns(ground, remembered);
+    strangers = await addStrangers(ground);
+  });
+  after(async () => {
+    printTable(table);
+    await Lab.down('kill-random');
+  });
+
+  for (let moment = 1; moment <= moments; moment++) {
+    const role = VICTIMS[moment % VICTIMS.length] ?? 'agent';
+    const wait = Math.round(random() * 4_000);
+    const pick = random();
+    it(`survives a kill of ${role}, ${String(wait)} ms after one is there`, async () => {
+      const run = await ground.start(LIVE);
+      const hit = await killAfter(ground, run, role, wait, pick);
+      const ended = await run.exit;
+      table.push({ step: `${String(wait)} ms`, victim: role, host: hit ?? 'run was over', ended: String(ended) });
+      await assertPromises(ground, remembered, strangers);
+      await runUndisturbed(ground, LIVE, remembered);
+    });
+  }
+
+  it('has hit every role', () => {
+    assert.deepEqual(VICTIMS.filter((role) => !table.some((row) => row.victim === role && row.host !== 'run was over')), []);
+  });
+});
+
+/** Kills one process of that role, some time after the first of them is there. Gives the host, or undefined if the run was over. */
+async function killAfter(ground: Ground, run: Started, role: ProcessRole, wait: number, pick: number): Promise<string | undefined> {
+  let over = false;
+  void run.exit.then(() => { over = true; });
+  let due: number | undefined;
+  for (;;) {
+    if (over) return undefined;
+    const found = (await Promise.all(ground.hosts.map(async (host) => (await processesOf(host, role)).map((seen) => ({ host, seen }))))).flat();
+    if (found.length > 0) due ??= Date.now() + wait * (role === 'data' || role === 'storage-daemon' ? 0.2 : 1);
+    if (due !== undefined && Date.now() >= due) {
+      const victim = found[Math.floor(pick * found.length)];
+      if (victim === undefined) { await sleep(20); continue; }
+      await victim.host.kill(victim.seen.inner);
+      return victim.host.name;
+    }
+    await sleep(20);
+  }
+}
+
+/** mulberry32: small, seeded, good enough to pick moments. */
+function generator(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let t = Math.imul(state ^ (state >>> 15), 1 | state);
+    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+}
