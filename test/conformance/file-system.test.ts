@@ -5,6 +5,7 @@ import type { StoredImage } from '../../src/model/image-set.js';
 import { FileSystemStore } from '../../src/stores/file-system.js';
 import { run } from '../../src/system/run.js';
 import { isRoot, mountedFileSystem, temporaryDirectory, type TestPlace } from '../support/file-systems.js';
+import { skipBecause } from '../support/skip.js';
 import { describeStore, rejects, type StoreUnderTest } from './store.js';
 
 const SET_A = '20260101T000000Z-00000000000000aa';
@@ -40,11 +41,7 @@ function onMounted(type: 'ext4' | 'xfs', allocation: 'sparse' | 'full'): void {
     let mounted: TestPlace | undefined;
     let next = 0;
     before(async function () {
-      if (!isRoot) {
-        this.test?.parent?.suites.forEach((suite) => { suite.eachTest((test) => { test.pending = true; }); });
-        console.log(`      skipped: mounting ${type} needs root`);
-        return;
-      }
+      if (!isRoot) skipBecause(this, `mounting ${type} needs root`);
       mounted = await mountedFileSystem(type, type === 'xfs' ? 320 : 64);
     });
     after(async () => { await mounted?.remove(); });
@@ -188,10 +185,7 @@ describe('a store that is a directory', () => {
 
   it('is refused on a tmpfs', async function () {
     const memory = '/dev/shm';
-    if (await stat(memory).then(() => run('stat', ['-fc', '%T', memory])).then(({ stdout }) => stdout.trim() !== 'tmpfs', () => true)) {
-      console.log('      skipped: /dev/shm is no tmpfs here');
-      this.skip();
-    }
+    if (await stat(memory).then(() => run('stat', ['-fc', '%T', memory])).then(({ stdout }) => stdout.trim() !== 'tmpfs', () => true)) skipBecause(this, '/dev/shm is no tmpfs here');
     const directory = join(memory, `dr-test-${String(process.pid)}`);
     await mkdir(directory);
     try {
@@ -205,10 +199,7 @@ describe('a store that is a directory', () => {
   const special = (title: string, options: readonly string[], mkfs: readonly string[], expected: RegExp): void => {
     it(title, async function () {
       this.timeout(20_000);
-      if (!isRoot) {
-        console.log('      skipped: mounting needs root');
-        this.skip();
-      }
+      if (!isRoot) skipBecause(this, 'mounting needs root');
       const mounted = await mountedFileSystem('ext4', 32, mkfs, options);
       try {
         await assert.rejects(new FileSystemStore(mounted.path, 'sparse').check(), expected);
@@ -222,10 +213,7 @@ describe('a store that is a directory', () => {
 
   it('leaves nothing when the disk is full, and says so', async function () {
     this.timeout(20_000);
-    if (!isRoot) {
-      console.log('      skipped: mounting needs root');
-      this.skip();
-    }
+    if (!isRoot) skipBecause(this, 'mounting needs root');
     const mounted = await mountedFileSystem('ext4', 32);
     try {
       const full = new FileSystemStore(mounted.path, 'full');

@@ -7,6 +7,7 @@ import { lock } from '../../src/system/flock.js';
 import { run, start } from '../../src/system/run.js';
 import { rejects } from '../conformance/store.js';
 import { isRoot } from '../support/file-systems.js';
+import { skipBecause } from '../support/skip.js';
 import { blockDigests, content, MIB, setId, TestTarget, type Captured } from '../support/target.js';
 
 describe('a target', function () {
@@ -211,10 +212,7 @@ describe('a target', function () {
     });
 
     it('an image behind a loop device', async function () {
-      if (!isRoot) {
-        console.log('      skipped: loop devices need root');
-        this.skip();
-      }
+      if (!isRoot) skipBecause(this, 'loop devices need root');
       const device = (await run('losetup', ['--find', '--show', '--read-only', target.imagePath('Web01_root_3')])).stdout.trim();
       try {
         assert.equal((await target.image('Web01_root_3')).inUse, device);
