@@ -6,7 +6,7 @@ import { age, bytes, clock, count, moment, plain } from './format.js';
 import { perform, printJson, rootCommand, type Invocation, type Surroundings, type Wrap } from './invocation.js';
 import { exitStatus } from './run.js';
 import { table, type Cell } from './table.js';
-import { tell } from './tell.js';
+import { say, tell } from './tell.js';
 import { paint, type Terminal } from './terminal.js';
 
 /** The whole of `dr-activate`: arguments to exit status. */
@@ -86,7 +86,8 @@ async function confirm({ terminal, signal, json }: Invocation, plan: ActivationP
   if (!json) {
     showPlan(terminal, plan, new Date());
     // Without --dry-run the refusal is the report's.
-    if (flags.dryRun === true && plan.refusal !== undefined) tell(terminal, 'dr-activate', plan.refusal, 'red');
+    const told = plan.servers.some((server) => server.reason?.message === plan.refusal?.message);
+    if (flags.dryRun === true && plan.refusal !== undefined && !told) tell(terminal, 'dr-activate', plan.refusal, 'red');
   }
   if (flags.dryRun === true || plan.refusal !== undefined) return false;
   if (flags.yes === true) return true;
@@ -115,7 +116,7 @@ function showPlan(terminal: Terminal, plan: ActivationPlanView, now: Date): void
     ])));
   }
   for (const server of plan.servers) if (server.reason !== undefined) tell(terminal, server.server, server.reason, 'red');
-  for (const note of plan.notes) terminal.out(`\n${plain(note)}\n`);
+  for (const note of plan.notes) say(terminal, note, '  ');
 }
 
 function showEvent(terminal: Terminal, event: ActivationEvent): void {
@@ -130,17 +131,19 @@ function showReport(terminal: Terminal, report: ActivationReport): void {
   for (const server of report.servers) {
     if (server.outcome === 'failed' && server.error !== undefined) tell(terminal, server.server, server.error, 'red');
   }
-  if (report.error !== undefined) tell(terminal, 'dr-activate', report.error, 'red');
+  // What stands in the way of every server was said of each when the plan was shown.
+  const told = report.servers.some((server) => server.error?.message === report.error?.message);
+  if (report.error !== undefined && !told) tell(terminal, 'dr-activate', report.error, 'red');
   const up = report.servers.filter((server) => server.outcome === 'booted' || server.outcome === 'running').length;
   const words = {
-    'dry-run': 'Nothing was touched. Next: dr-activate without --dry-run.',
-    ok: `${count(up, 'server')} running. Their images are marked: no job touches them until dr release.`,
+    'dry-run': `Nothing was touched. Next: ${report.servers.some((server) => server.outcome === 'planned') ? '' : 'put right what is named above, then '}dr-activate without --dry-run.`,
+    ok: `${count(up, 'server')} running. Marked as booted: no job touches the images of ${up === 1 ? 'this server' : 'these servers'} until dr release.`,
     partial: `${String(up)} of ${count(report.servers.length, 'server')} running. Next: put right what is named above and run dr-activate again; it goes on where it stopped.`,
     failed: 'No server could be booted. Next: put right what is named above and run dr-activate again.',
-    refused: 'Refused; nothing was booted.',
+    refused: 'Refused; nothing was booted. Next: put right what is named above and run dr-activate again.',
     cancelled: `Cancelled; ${count(up, 'server')} running. dr-activate goes on where it stopped.`,
   };
-  terminal.out(`\n${words[report.outcome]}\n`);
+  say(terminal, words[report.outcome]);
 }
 
 function checkServerName(server: string): void {

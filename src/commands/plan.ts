@@ -2,9 +2,9 @@ import type { Command } from 'commander';
 import { checkServersOfJob, resolveJob } from '../config/lookup.js';
 import { ERRORS } from '../model/errors.js';
 import type { PlanView } from '../model/views.js';
-import { bytes, plain } from './format.js';
+import { bytes, plain, wrap as wrapped } from './format.js';
 import { collect, orCancelled, printJson, type Invocation, type Wrap } from './invocation.js';
-import { tell } from './tell.js';
+import { say, tell } from './tell.js';
 import { table } from './table.js';
 import { paint, type Terminal } from './terminal.js';
 
@@ -46,11 +46,13 @@ function showPlan(terminal: Terminal, view: PlanView): void {
     terminal.out('\n');
     const digits = String(view.steps.length).length;
     for (const [index, step] of view.steps.entries()) {
-      const who = [step.server, step.host].filter((word) => word !== null && word !== '').join(' @ ');
-      terminal.out(`${String(index + 1).padStart(digits)}. ${paint(terminal.outColour, 'dim', `[${plain(who)}]`)} ${plain(step.text)}\n`);
+      const who = `[${plain([step.server, step.host].filter((word) => word !== null && word !== '').join(' @ '))}]`;
+      const [first = '', ...rest] = wrapped(`${who} ${plain(step.text)}`, (terminal.columns ?? Infinity) - digits - 2);
+      terminal.out(`${String(index + 1).padStart(digits)}. ${first.replace(who, paint(terminal.outColour, 'dim', who))}\n`);
+      for (const line of rest) terminal.out(`${' '.repeat(digits + 2)}${line}\n`);
     }
   }
-  for (const note of view.notes) terminal.out(`\n${plain(note)}\n`);
+  for (const note of view.notes) say(terminal, note, '  ');
   for (const server of view.servers) if (server.refusal !== undefined) tell(terminal, server.name, server.refusal, 'red');
   const told = view.servers.some((server) => server.refusal?.message === view.refusal?.message);
   if (view.refusal !== undefined && !told) tell(terminal, `job ${view.job}`, view.refusal, 'red');

@@ -3,11 +3,11 @@ import { checkServersOfJob, resolveJob } from '../config/lookup.js';
 import type { Config } from '../model/config.js';
 import { ERRORS } from '../model/errors.js';
 import type { RunReport, ServerReport } from '../model/report.js';
-import { bytes, count, duration, plain } from './format.js';
+import { bytes, count, duration } from './format.js';
 import { collect, printJson, type Invocation, type Wrap } from './invocation.js';
 import { openDisplay, type Display } from './progress.js';
 import { table, type Cell } from './table.js';
-import { tell } from './tell.js';
+import { say, tell } from './tell.js';
 import type { Terminal } from './terminal.js';
 
 export function addRun(program: Command, wrap: Wrap): void {
@@ -87,11 +87,11 @@ function showReport(terminal: Terminal, config: Config, report: RunReport): void
   }
   for (const server of report.servers) {
     if (server.error !== undefined) tell(terminal, server.name, server.error, server.outcome === 'cancelled' ? 'yellow' : 'red');
-    for (const note of server.notes ?? []) terminal.out(`\n${server.name}: ${plain(note)}\n`);
+    for (const note of server.notes ?? []) say(terminal, `${server.name}: ${note}`, '  ');
   }
   const told = report.servers.some((server) => server.error?.message === report.error?.message);
   if (report.error !== undefined && !told) tell(terminal, `job ${report.job}`, report.error, 'red');
-  terminal.out(`\n${lastWords(report)}\n`);
+  say(terminal, lastWords(report));
 }
 
 function rowsOf(config: Config, server: ServerReport): Cell[][] {

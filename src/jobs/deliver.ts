@@ -86,6 +86,7 @@ export async function complete(delivery: Delivery, capture: Capture, delivered: 
   }, { signal });
   await agent.call('definition.publish', { store: storeOf(target), server: server.server, xml: publishable(delivery) }, { signal });
   await rotate(delivery, (seen) => planComplete(seen, delivered.set, job.copies));
+  emit({ kind: 'phase', server: server.server, target: target.name, phase: 'complete' });
   await agent.call('store.tidy', { store: storeOf(target), server: server.server }, { signal });
 }
 

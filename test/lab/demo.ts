@@ -1,5 +1,6 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { wrap } from '../../src/commands/format.js';
 import { start } from '../../src/system/run.js';
 import type { Guest } from './guest.js';
 import { Lab } from './lab.js';
@@ -75,12 +76,13 @@ async function disaster(lab: Lab, guest: Guest, started: number): Promise<number
   process.stdout.write(`
 Look around:
   npm run lab -- exec dr01 --name demo -- dr images
-  npm run lab -- exec dr01 --name demo -- ls -l /srv/dr /shared/dr/current/Web01/
+  npm run lab -- exec dr01 --name demo -- ls -l /srv/dr
+  npm run lab -- exec dr01 --name demo -- ls -l /shared/dr/current/Web01/
   npm run lab -- exec dr01 --name demo -- cat /shared/definitions/Web01.xml
   npm run lab -- exec dr01 --name demo -- tail -f /var/log/guests/Web01.log
 Try next:
   npm run lab -- exec dr01 --name demo -- dr status
-  npm run lab -- exec dr01 --name demo -- dr --help
+  npm run lab -- exec dr01 --name demo -- dr verify
   docs/first-job.md           the same with your own servers
 Remove it all:
   make demo-clean
@@ -101,11 +103,17 @@ function bold(text: string): string {
 }
 
 function say(title: string, ...more: readonly string[]): void {
-  process.stdout.write(`\n${bold(`== ${title}`)}\n${more.map((line) => `   ${line}\n`).join('')}`);
+  process.stdout.write(`\n${broken(title).map((line, index) => `${bold(`${index === 0 ? '==' : '  '} ${line}`)}\n`).join('')}`);
+  for (const line of more) tell(line);
 }
 
-function tell(line: string): void {
-  process.stdout.write(`   ${line}\n`);
+function tell(text: string): void {
+  process.stdout.write(broken(text).map((line) => `   ${line}\n`).join(''));
+}
+
+/** As wide as the terminal, less the margin. */
+function broken(text: string): string[] {
+  return wrap(text, (process.stdout.isTTY ? process.stdout.columns : 100) - 3);
 }
 
 function failed(why: string): number {
