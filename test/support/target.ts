@@ -7,8 +7,9 @@ import { currentOf, targetHands } from '../../src/agent/target-hands.js';
 import type { SetIntent } from '../../src/model/image-set.js';
 import type { ImageSeen, RotationPlan, ServerOnTarget } from '../../src/model/rotation.js';
 import { planBegin, planComplete } from '../../src/rotation/plan.js';
+import { rotate } from '../../src/rotation/rotate.js';
 import { openStore } from '../../src/stores/open.js';
-import type { CurrentLinks } from '../../src/stores/store.js';
+import type { CurrentLinks, Store } from '../../src/stores/store.js';
 import { temporaryDirectory } from './file-systems.js';
 
 /** A real target in a directory, asked through its hands; what a sender and receiver do between is done here in a few lines. */
@@ -82,21 +83,22 @@ export class TestTarget {
     return seen;
   }
 
-  /** Everything up to the first byte. */
-  async begin(captured: Captured): Promise<SetIntent> {
+  /** Everything up to the first byte; on `store`, if one is given. */
+  async begin(captured: Captured, store?: Store): Promise<SetIntent> {
     const seen = await this.observe(captured);
     const intent: SetIntent = {
       version: 1, set: captured.set, generation: seen.generation + 1, anvil: captured.anvil ?? 'an-a01', job: 'web', server: seen.server, uuid: captured.uuid ?? UUID, node: 'an-a01n01',
       capture: 'live', consistency: 'crash', capturedAt: `${captured.set.slice(0, 4)}-${captured.set.slice(4, 6)}-${captured.set.slice(6, 8)}T00:00:00Z`,
       disks: Object.entries(captured.disks).map(([disk, content], index) => ({ disk, target: `vd${'abcdef'.charAt(index)}`, bytes: content.length })),
     };
-    await this.execute(seen.server, planBegin(seen, { intent, copies: captured.copies ?? 3, overwriteOnlyCopy: false, freeBytes: 2 ** 40 }));
+    await this.execute(seen.server, planBegin(seen, { intent, copies: captured.copies ?? 3, overwriteOnlyCopy: false, freeBytes: 2 ** 40 }), store);
     return intent;
   }
 
-  async execute(server: string, plan: RotationPlan): Promise<void> {
-    assert.equal(plan.kind, 'plan', JSON.stringify(plan));
-    if (plan.kind === 'plan') await this.call('store.execute', { server, steps: [...plan.steps] });
+  async execute(server: string, plan: RotationPlan, store?: Store): Promise<void> {
+    if (plan.kind !== 'plan') assert.fail(JSON.stringify(plan));
+    if (store !== undefined) await rotate({ ...this.open(), store, current: this.current }, server, plan.steps);
+    else await this.call('store.execute', { server, steps: [...plan.steps] });
   }
 
   /** Receives one disk: what is written, and the ticket that a receiver leaves. */
@@ -167,6 +169,6 @@ export function blockDigests(content: Buffer): Buffer {
 /** Content that differs from day to day in its first block only. */
 export function content(day: number, bytes = 2 * MIB + 4096): Buffer {
   const buffer = Buffer.alloc(bytes, 0x33);
-  buffer.write(`day ${String(day)}`, 0);
+  buffer.write(`day ${String(day)}\n`, 0);
   return buffer;
 }
