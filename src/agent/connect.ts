@@ -25,8 +25,8 @@ export interface CallOptions {
 
 /** How long an agent may take to let go of everything, in milliseconds. */
 const CLOSE_MS = 30_000;
-/** Connection, log-in and start of the agent together, in milliseconds. */
-const HELLO_MS = 20_000;
+/** Connection, log-in and start of the agent together, in milliseconds; a busy host takes its time to start a program. */
+const HELLO_MS = 60_000;
 
 /**
  * Starts `dr agent` on the host and shakes hands. Throws `unreachable` (with what ssh said) or `protocol-version`; nothing was touched then.
@@ -50,7 +50,7 @@ export async function connect(route: Route, run: string): Promise<Agent> {
       'Look at dr status when the host can be reached again; the next run continues from what is there.'));
   };
 
-  let heard = Date.now();
+  let heard: number | undefined; // silence counts from the first word on; until then HELLO_MS does
   child.stdout.on('data', () => { heard = Date.now(); });
   const watchers = new Map<number, (progress: Progress) => void>();
   connection.onNotification('progress', (note: { call: number; progress: Progress }) => { watchers.get(note.call)?.(note.progress); });
@@ -60,7 +60,7 @@ export async function connect(route: Route, run: string): Promise<Agent> {
   connection.listen();
   void ended.then(() => { lose(lastLine(said) ?? 'the agent ended'); });
   const pulse = setInterval(() => {
-    if (Date.now() - heard > DEAD_AFTER_MS) lose(`nothing was heard for ${String(DEAD_AFTER_MS / 1000)} s`);
+    if (heard !== undefined && Date.now() - heard > DEAD_AFTER_MS) lose(`nothing was heard for ${String(DEAD_AFTER_MS / 1000)} s`);
     else connection.sendNotification('heartbeat').catch(() => undefined); // a failed write shows as a closed connection
   }, HEARTBEAT_MS);
   pulse.unref();

@@ -20,6 +20,8 @@ export const HEADER_BYTES = 8;
 export const PING_MS = 3_000;
 /** A side that heard nothing for this long gives up: a cut link gives no end of file. */
 export const SILENCE_MS = 12_000;
+/** The receiver's first byte may take this long: ssh connects and a program starts, perhaps on a busy host. */
+export const START_MS = 60_000;
 
 /** Receiver's digests that may be on their way to the sender or not yet answered, in blocks. */
 export const LOOKAHEAD = 1024;

@@ -4,7 +4,7 @@ import { step } from '../system/steps.js';
 import { Answers } from './answers.js';
 import { BlockPool } from './block-pool.js';
 import { Comparison } from './comparison.js';
-import { jsonFrame, parseError, parseHave, parseReady, parseResult, type Received } from './frames.js';
+import { jsonFrame, parseError, parseHave, parseReady, parseResult, START_MS, type Received } from './frames.js';
 import { BLOCK_BYTES, imageDigest, ImageHash, lengthOf, zeroDigests } from './geometry.js';
 import { connectReceiver, type Destination, type ReceiverConnection } from './receiver-connection.js';
 import { Refusal } from './refusals.js';
@@ -85,7 +85,7 @@ class Transmission {
     this.#source = source;
     this.#pool = pool;
     this.#connection = (sending.connect ?? connectReceiver)(order.to);
-    this.#reader = new WireReader(this.#connection.input, sending.silenceMs);
+    this.#reader = new WireReader(this.#connection.input, sending.silenceMs, sending.silenceMs ?? START_MS);
     this.#wire = new WireWriter(this.#connection.output, () => { void this.#broken(); },
       order.limitBytesPerSecond === undefined ? undefined : new Throttle(order.limitBytesPerSecond));
     this.#comparison = new Comparison(source.disk.blocks);

@@ -20,12 +20,15 @@ export class WireReader {
   #wake: (() => void) | undefined;
   #quietTicks = 0;
 
-  constructor(stream: Readable, silenceMs: number = SILENCE_MS) {
+  /** `firstMs`: how long the first byte may take, where a program has to be started at the other end. */
+  constructor(stream: Readable, silenceMs: number = SILENCE_MS, firstMs: number = silenceMs) {
+    let allowedMs = firstMs;
     this.#stream = stream;
     stream.on('data', (chunk: Buffer) => {
       this.#chunks.push(chunk);
       this.#queued += chunk.length;
       this.#quietTicks = 0;
+      allowedMs = silenceMs;
       if (this.#queued > HIGH_WATER) stream.pause();
       this.#wake?.();
     });
@@ -37,7 +40,7 @@ export class WireReader {
     // of this process there is no telling what has arrived meanwhile.
     this.#watch = setInterval(() => {
       this.#quietTicks = this.#wake === undefined ? 0 : this.#quietTicks + 1;
-      if (this.#quietTicks > TICKS) this.fail(new Refusal('silence', `for ${String(silenceMs / 1000)} s`));
+      if (this.#quietTicks > TICKS * allowedMs / silenceMs) this.fail(new Refusal('silence', `for ${String(allowedMs / 1000)} s`));
     }, silenceMs / TICKS);
   }
 
