@@ -98,7 +98,7 @@ export async function assertProduction(ground: Ground, timeoutMs = 30_000): Prom
     const mounts = (await node.run('sh', ['-c', 'findmnt -rn -o TARGET | grep -E "dr-engine/|dr_cache" || true'])).stdout;
     if (mounts !== '') return `mounts are left: ${mounts}`;
     // A shutdown that may have been requested is watched for hours: the server runs, and is started again should it go down after all.
-    const owed = (await node.run('sh', ['-c', 'find /var/lib/dr-engine/owed -name "*.json" ! -name owner.json -exec grep -LE \'"wentDown": ?false\' {} + 2>/dev/null | head -3; ls /var/lib/libvirt/dr-engine 2>/dev/null | head -3'], { okExit: [0, 1, 123] })).stdout;
+    const owed = (await node.run('sh', ['-c', 'find /var/lib/dr-engine/owed -name "[0-9]*-*.json" -exec grep -LE \'"wentDown": ?false\' {} + 2>/dev/null | head -3; ls /var/lib/libvirt/dr-engine 2>/dev/null | head -3'], { okExit: [0, 1, 123] })).stdout;
     return owed === '' ? undefined : `something is owed or left as scratch: ${owed}`;
   };
   let last: string | undefined;
