@@ -22,7 +22,7 @@ const DISKS = [`${SERVER}_0`, `${SERVER}_1`];
 
 /** Everything numbered in the store, with checksums made now. */
 async function slotsOf(target: LabHost): Promise<SlotSeen[]> {
-  const { stdout } = await target.run('sh', ['-c', `cd ${STORE} && for f in ${SERVER}_*_[0-9]*.raw; do [ -e "$f" ] || continue; ` +
+  const { stdout } = await target.run('sh', ['-c', `cd ${STORE} && for f in ${SERVER}_*_[0-9]*.raw; do [ -e "$f" ] && [ "\${f%_incomplete.raw}" = "$f" ] || continue; ` +
     'printf "%s %s %s\\n" "$f" "$(getfattr --only-values -n user.dr.set "$f" 2>/dev/null || echo none)" "$(sha256sum < "$f" | cut -d" " -f1)"; done']);
   const slots = new Map<string, Record<string, readonly [string, string]>>();
   for (const line of stdout.split('\n').filter((each) => each !== '')) {
