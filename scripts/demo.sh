@@ -3,11 +3,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 become=()
-[ "$(id -u)" = 0 ] || become=(sudo)
-if [ "${1:-}" = --clean ]; then
-  [ ! -e build/test/lab/demo.js ] || "${become[@]}" "$(command -v node)" build/test/lab/demo.js --clean
-  "${become[@]}" rm -f .sandbox/dr.yaml
-  "${become[@]}" rmdir .sandbox 2> /dev/null || true # something else of the sandbox is in use, or it is gone
+# sudo keeps little of the environment: what the demo looks at is handed over.
+[ "$(id -u)" = 0 ] || become=(sudo env ${DR_LAB_DIR:+DR_LAB_DIR="$DR_LAB_DIR"} ${TERM:+TERM="$TERM"})
+if [ "${1:-}" = --clean ] && [ ! -e build/test/lab/demo.js ]; then
+  echo 'Nothing is built, so there is nothing to remove. (After make clean: make build demo-clean.)'
   exit 0
 fi
-exec "${become[@]}" "$(command -v node)" build/test/lab/demo.js
+exec "${become[@]}" "$(command -v node)" build/test/lab/demo.js "$@"

@@ -39,7 +39,7 @@ install_packages() {
     chmod 755 /usr/sbin/policy-rc.d
   fi
   enabled() { # units that start at boot
-    ! command -v systemctl > /dev/null || systemctl --root=/ list-unit-files --state=enabled --no-legend 2> /dev/null | awk '{ print $1 }' | sort
+    ! command -v systemctl > /dev/null || { systemctl --root=/ list-unit-files --state=enabled --no-legend 2> /dev/null || true; } | awk '{ print $1 }' | sort
   }
   before=$(enabled)
   apt-get -qq update || true # one broken source must not stand in the way; what is really missing shows at once

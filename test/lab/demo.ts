@@ -1,9 +1,9 @@
-import { writeFile } from 'node:fs/promises';
+import { chmod, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { wrap } from '../../src/commands/format.js';
 import { start } from '../../src/system/run.js';
 import type { Guest } from './guest.js';
-import { Lab } from './lab.js';
+import { forgetBuilt, Lab } from './lab.js';
 import { sandbox } from './layout.js';
 
 /** `make demo`: a whole DR job on real parts, from the first image to the booted copy. Everything is in .sandbox/; `--clean` removes it. */
@@ -42,6 +42,7 @@ async function demo(): Promise<number> {
     'Nothing outside .sandbox/ is touched, nor any libvirt or domain that this machine has already.');
   const lab = await Lab.up({ name: NAME, hosts: ['node01', 'dr01'], keep: true });
   const target = lab.host('dr01');
+  await chmod(sandbox(), 0o755); // whoever ran sudo may read dr.yaml; what is secret has modes of its own
   await writeFile(join(sandbox(), 'dr.yaml'), CONFIG);
   await target.writeFile('/etc/dr/dr.yaml', CONFIG);
   const drive = await lab.addDrive('node01', { sizeMiB: 512 });
@@ -59,6 +60,13 @@ async function demo(): Promise<number> {
   return await disaster(lab, guest, started);
 }
 
+async function clean(): Promise<number> {
+  await Lab.down(NAME);
+  await rm(join(sandbox(), 'dr.yaml'), { force: true });
+  await forgetBuilt();
+  return 0;
+}
+
 async function disaster(lab: Lab, guest: Guest, started: number): Promise<number> {
   const lastSeen = await guest.heartbeat();
   say(`The disaster: node01 loses power, its disks are gone. The last heartbeat seen was ${String(lastSeen)}.`);
@@ -73,16 +81,17 @@ async function disaster(lab: Lab, guest: Guest, started: number): Promise<number
   if (found === 0 || found > lastSeen) return failed(`the copy came up with heartbeat ${String(found)}, which was never written`);
   say(`Web01 runs on dr01. It found heartbeat ${String(found)} on its disk and goes on: now at ${String(await copy.heartbeat())}.`,
     `Everything took ${String(Math.round((Date.now() - started) / 1000))} s.`);
+  const there = `${process.env['SUDO_USER'] === undefined ? '' : 'sudo '}npm run lab -- exec dr01 --name ${NAME} --`;
   process.stdout.write(`
 Look around:
-  npm run lab -- exec dr01 --name demo -- dr images
-  npm run lab -- exec dr01 --name demo -- ls -l /srv/dr
-  npm run lab -- exec dr01 --name demo -- ls -l /shared/dr/current/Web01/
-  npm run lab -- exec dr01 --name demo -- cat /shared/definitions/Web01.xml
-  npm run lab -- exec dr01 --name demo -- tail -f /var/log/guests/Web01.log
+  ${there} dr images
+  ${there} ls -l /srv/dr
+  ${there} ls -l /shared/dr/current/Web01/
+  ${there} cat /shared/definitions/Web01.xml
+  ${there} tail -f /var/log/guests/Web01.log
 Try next:
-  npm run lab -- exec dr01 --name demo -- dr status
-  npm run lab -- exec dr01 --name demo -- dr verify
+  ${there} dr status
+  ${there} dr verify
   docs/first-job.md           the same with your own servers
 Remove it all:
   make demo-clean
@@ -121,4 +130,8 @@ function failed(why: string): number {
   return 1;
 }
 
-process.exitCode = await (process.argv.includes('--clean') ? Lab.down(NAME).then(() => 0) : demo());
+try {
+  process.exitCode = await (process.argv.includes('--clean') ? clean() : demo());
+} catch (error) {
+  process.exitCode = failed(error instanceof Error ? error.message : String(error));
+}
