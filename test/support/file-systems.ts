@@ -23,9 +23,14 @@ export async function mountedFileSystem(type: 'ext4' | 'xfs', mebibytes: number,
   const path = join(base.path, 'mounted');
   await writeFile(image, '');
   await truncate(image, mebibytes * 1024 * 1024);
-  await run(`mkfs.${type}`, [type === 'ext4' ? '-Fq' : '-qf', ...mkfs, image]);
-  await run('mkdir', [path]);
-  await run('mount', ['-o', ['loop', ...options].join(','), image, path]);
+  try {
+    await run(`mkfs.${type}`, [type === 'ext4' ? '-Fq' : '-qf', ...mkfs, image]);
+    await run('mkdir', [path]);
+    await run('mount', ['-o', ['loop', ...options].join(','), image, path]);
+  } catch (error) {
+    await base.remove();
+    throw error;
+  }
   return {
     path,
     remove: async () => {
