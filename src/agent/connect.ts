@@ -89,7 +89,8 @@ export async function connect(route: Route, run: string): Promise<Agent> {
       });
       return await Promise.race([connection.sendRequest<Result<M>>(method, { call: number, params }, token.token), gone]);
     } catch (error) {
-      throw asDrError(error, route.host, options.signal);
+      const answered = error instanceof rpc.ResponseError && isErrorData(error.data);
+      throw asDrError(lost.signal.aborted && !answered ? lost.signal.reason : error, route.host, options.signal);
     } finally {
       if (stop !== undefined) lost.signal.removeEventListener('abort', stop);
       options.signal?.removeEventListener('abort', cancel);
