@@ -20,6 +20,8 @@ type StartDebt = Extract<Debt, { readonly kind: 'start' }>;
 
 /** A peer's whole answer, connection included, must be there in this many milliseconds. */
 const PEER_MS = 8_000;
+/** Answers that are older than this many milliseconds when the server is about to be started say nothing: we stood still, stopped or starved. */
+const FRESH_MS = 2_000;
 
 /** `directory` is a private one, where the definition is laid down for `virsh create`. */
 export async function payStart(debt: StartDebt, directory: string, now: () => number = Date.now): Promise<Outcome> {
@@ -33,20 +35,14 @@ export async function payStart(debt: StartDebt, directory: string, now: () => nu
   if (state === 'other') return { kind: 'waiting', why: `${debt.server} is neither running nor off; it is started when it is off` };
 
   const down: StartDebt = { ...debt, wentDown: true };
-  if (debt.startCommand === undefined) {
-    const answers = await Promise.all(debt.peers.map(async (peer) => ({ peer, answer: await askPeer(peer, debt) })));
-    const elsewhere = answers.find(({ answer }) => answer.kind === 'alive');
-    if (elsewhere !== undefined) return { kind: 'settled', how: `it runs on ${elsewhere.peer}` };
-    for (const { peer, answer } of answers) {
-      if (answer.kind === 'unknown') {
-        return { kind: 'stuck', debt: down, why: `${debt.server} is off and is not started here, because it can't be known that it does not run on ${peer}: ${answer.why}. `
-          + 'It is started as soon as all nodes answer; or start it by hand where it belongs' };
-      }
-    }
-    if (await isAlive(debt)) return { kind: 'settled', how: 'somebody started it' }; // while the peers were asked
+  for (;;) {
+    const asked = debt.startCommand === undefined ? await askPeers(debt) : undefined;
+    if (asked !== undefined) return asked.kind === 'stuck' ? { ...asked, debt: down } : asked;
+    const answered = performance.now();
+    if (debt.startCommand === undefined && await isAlive(debt)) return { kind: 'settled', how: 'somebody started it' }; // while the peers were asked
+    step('start-before');
+    if (debt.startCommand !== undefined || performance.now() - answered < FRESH_MS) break;
   }
-
-  step('start-before');
   try {
     await startHere(debt, here !== undefined, directory);
   } catch (error) {
@@ -56,6 +52,20 @@ export async function payStart(debt: StartDebt, directory: string, now: () => nu
   // A cluster manager may take its time, or start it on another node: with a start command its word is taken.
   if (debt.startCommand !== undefined || await isAlive(debt)) return { kind: 'settled', how: 'started' };
   return { kind: 'stuck', debt: down, why: `${debt.server} was started and does not run` };
+}
+
+/** Why the server is not to be started, from its peers' answers; undefined if it runs on none of them. */
+async function askPeers(debt: StartDebt): Promise<Exclude<Outcome, { kind: 'waiting' }> | undefined> {
+  const answers = await Promise.all(debt.peers.map(async (peer) => ({ peer, answer: await askPeer(peer, debt) })));
+  const elsewhere = answers.find(({ answer }) => answer.kind === 'alive');
+  if (elsewhere !== undefined) return { kind: 'settled', how: `it runs on ${elsewhere.peer}` };
+  for (const { peer, answer } of answers) {
+    if (answer.kind === 'unknown') {
+      return { kind: 'stuck', why: `${debt.server} is off and is not started here, because it can't be known that it does not run on ${peer}: ${answer.why}. `
+        + 'It is started as soon as all nodes answer; or start it by hand where it belongs' };
+    }
+  }
+  return undefined;
 }
 
 async function isAlive(debt: StartDebt): Promise<boolean> {
