@@ -109,7 +109,7 @@ export interface Requests {
     signature?: string;
   }, Capture];
   /** Lets go of everything the capture held. A cold capture during which the server may have run is void. */
-  'capture.close': [{ id: string }, { verdict: 'valid' } | { verdict: 'void'; reason: string }];
+  'capture.close': [{ id: string }, { verdict: 'valid' } | { verdict: 'void'; reason: string; error?: ErrorData }];
   /** Mounts the drive if need be. */
   'cache.open': [{ device: string; signature: string; uri?: string }, { root: string; freeBytes: number }];
   'cache.close': [{ device: string }, Record<string, never>];

@@ -104,7 +104,7 @@ function liveCapture(domain: DomainRef, holdings: Holdings, exports: Exports, so
     close: async () => {
       const gaveUp = stopWatching();
       await gaveUp?.released;
-      verdict ??= gaveUp === undefined ? await judge(domain, exports, socket) : { verdict: 'void', reason: gaveUp.why.message };
+      verdict ??= gaveUp === undefined ? await judge(domain, exports, socket) : { verdict: 'void', reason: gaveUp.why.message, error: gaveUp.why.toJSON() };
       await holdings.release(); // what can't be let go of stays owed; the data was read all the same
       return verdict;
     },

@@ -1,9 +1,12 @@
 import { randomBytes } from 'node:crypto';
-import { DrError } from '../model/errors.js';
+import { DrError, type ErrorData } from '../model/errors.js';
 import { log } from '../system/log.js';
 
 /** Whether what was read from a capture may become an image. */
-export type Verdict = { readonly verdict: 'valid' } | { readonly verdict: 'void'; readonly reason: string };
+export type Verdict =
+  | { readonly verdict: 'valid' }
+  /** `error`: it was given up, and this says why and what to do. */
+  | { readonly verdict: 'void'; readonly reason: string; readonly error?: ErrorData };
 
 /** A capture that is held open: its sources can be read until it is closed. */
 export interface OpenCapture {

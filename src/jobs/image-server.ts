@@ -45,8 +45,11 @@ export class ServerRun {
     return this.#error !== undefined;
   }
 
-  fail(error: unknown): void {
-    this.#error ??= DrError.from(error);
+  /** What fails after the first failure is noted: a start that stays owed must not hide behind what led to it. */
+  fail(thrown: unknown): void {
+    const error = DrError.from(thrown);
+    if (this.#error !== undefined && this.#error.message !== error.message) this.note(error.message);
+    this.#error ??= error;
     this.emit({ kind: 'phase', server: this.plan.at.server, phase: 'failed', detail: this.#error.message });
   }
 
@@ -102,7 +105,7 @@ export class ServerRun {
       watch?.stop();
     }
     await this.#closeCapture();
-    await this.bringBack();
+    await this.bringBack().catch(() => undefined); // what was captured is good all the same; it is tried again, and told, at the end
   }
 
   /** Sends what is on the cache drive, if it is there, and completes the set on every target it reached. */
@@ -189,6 +192,7 @@ export class ServerRun {
     const verdict = await this.#node.call('capture.close', { id: this.#capture.id });
     step('capture-after-close');
     if (verdict.verdict === 'void') {
+      if (verdict.error !== undefined) throw DrError.fromData(verdict.error);
       throw new DrError('capture-void', `the capture of ${this.plan.at.server} is void: ${verdict.reason}. Nothing of it was completed; older copies are untouched.`, 'Run the job again.');
     }
   }
