@@ -37,7 +37,7 @@ function lines(terminal: Terminal): Display {
       if (event.state === 'progress') {
         if (Date.now() - (last.get(key) ?? 0) < LINE_EVERY_MS) return;
         last.set(key, Date.now());
-        say(`${transferName(event)}: ${percent(event)} of ${bytes(event.total)}, ${bytes(event.sent)} sent`);
+        say(event.what === 'verifying' ? `${transferName(event)}: ${percent(event)} read` : `${transferName(event)}: ${percent(event)} of ${bytes(event.total)}, ${bytes(event.sent)} sent`);
         return;
       }
       last.set(key, Date.now());
@@ -103,7 +103,7 @@ function bars(terminal: Terminal): Display {
       const known = shown.get(key);
       const rate = known?.rate ?? new Rate();
       rate.add(Date.now(), event.done);
-      const payload: BarPayload = { name: transferName(event), rate, sent: event.sent };
+      const payload: BarPayload = { name: transferName(event), rate, sent: event.sent, share: event.what === 'verifying' };
       if (known === undefined) shown.set(key, { rate, bar: open().create(event.total, event.done, payload) });
       else known.bar.update(event.done, payload);
     },
@@ -114,15 +114,18 @@ interface BarPayload {
   readonly name: string;
   readonly rate: Rate;
   readonly sent: number;
+  /** The figures say how much of the whole is done, but are no bytes. */
+  readonly share?: boolean;
 }
 
 /** `Web01/root → dr01    ███████░░░░░   62 %  2.00 GiB   312 MiB/s  ETA 3.0 s`, as wide as the terminal or less. */
-export function barLine({ name, rate }: Pick<BarPayload, 'name' | 'rate'>, done: number, total: number, width: number): string {
+export function barLine({ name, rate, share: inParts = false }: Pick<BarPayload, 'name' | 'rate' | 'share'>, done: number, total: number, width: number): string {
   const perSecond = rate.perSecond();
   const share = total === 0 ? 1 : Math.min(1, done / total);
   const eta = perSecond > 0 ? duration(((total - done) / perSecond) * 1000) : '-';
   const amount = width < 100 ? bytes(total).padStart(8) : `${bytes(done).padStart(8)} of ${bytes(total).padEnd(8)}`;
-  const figures = `${String(Math.floor(share * 100)).padStart(3)} %  ${amount}  ${`${bytes(perSecond)}/s`.padStart(10)}  ETA ${eta.padEnd(11)}`;
+  const moved = inParts ? '' : `${amount}  ${`${bytes(perSecond)}/s`.padStart(10)}  `;
+  const figures = `${String(Math.floor(share * 100)).padStart(3)} %  ${moved}ETA ${eta.padEnd(11)}`;
   // What is left is shared between name and bar.
   const left = Math.max(16, width - 1 - figures.length - 4);
   const nameWidth = Math.min(32, Math.max(10, left - 12));

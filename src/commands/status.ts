@@ -54,6 +54,6 @@ function copyRow(copy: CopyStatus): Cell[] {
     copy.captured_at === null ? { text: 'none', colour: 'red' } : moment(copy.captured_at),
     copy.age_ms === null ? '-' : age(copy.age_ms),
     String(copy.complete_sets),
-    copy.activated === null ? '' : { text: `activated ${moment(copy.activated)}`, colour: 'yellow' },
+    copy.activated === null ? '' : { text: copy.activated.replace(/\d{4}-\d\d-\d\dT[\d:.]+Z/, moment), colour: 'yellow' },
   ];
 }

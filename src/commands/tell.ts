@@ -10,7 +10,7 @@ export function say(terminal: Terminal, text: string, indent = ''): void {
 /** An error that is part of a report: whose it is, what it is, and what to do. */
 export function tell(terminal: Terminal, subject: string, error: ErrorData, colour: 'red' | 'yellow'): void {
   const width = terminal.columns ?? Infinity;
-  const [first = '', ...rest] = wrap(plain(error.message.includes(subject) ? error.message : `${subject}: ${error.message}`), width - 2);
+  const [first = '', ...rest] = wrap(plain(error.message.startsWith(subject) ? error.message : `${subject}: ${error.message}`), width - 2);
   terminal.out(`\n${paint(terminal.outColour, colour, first)}\n${rest.map((line) => `  ${line}\n`).join('')}`);
   if (error.hint !== '') terminal.out(wrap(plain(error.hint), width - 4).map((line, index) => `${index === 0 ? '  → ' : '    '}${line}\n`).join(''));
 }

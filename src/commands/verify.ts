@@ -6,6 +6,7 @@ import { count } from './format.js';
 import { printJson, problems, type Invocation, type Wrap } from './invocation.js';
 import { displaying } from './run.js';
 import { table } from './table.js';
+import { say } from './tell.js';
 import type { Colour, Terminal } from './terminal.js';
 
 export function addVerify(program: Command, wrap: Wrap): void {
@@ -42,5 +43,7 @@ function showResults(terminal: Terminal, rows: readonly VerifyRow[]): void {
   terminal.out(table(terminal, [{ head: 'target', cut: 'middle' }, { head: 'image', cut: 'middle' }, { head: 'result' }, { head: 'detail', cut: 'end' }],
     rows.map((row) => [row.target, row.name, { text: row.outcome, colour: COLOURS[row.outcome] }, row.detail])));
   const bad = rows.filter((row) => row.outcome === 'damaged' || row.outcome === 'unproven').length;
-  terminal.out(`\n${count(rows.length, 'image')} looked at: ${bad === 0 ? 'nothing is damaged.' : `${String(bad)} not as proven. The next run does not recycle them; older sets are untouched.`}\n`);
+  const unread = rows.filter((row) => row.outcome === 'in-use').length;
+  say(terminal, `${count(rows.length - unread, 'image')} read: ${bad === 0 ? 'nothing is damaged.' : `${String(bad)} not as proven. The next run does not recycle them; older sets are untouched.`}${
+    unread === 0 ? '' : ` ${String(unread)} not read, being in use.`}`);
 }

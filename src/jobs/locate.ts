@@ -56,7 +56,7 @@ function locate(server: string, nodes: readonly NodeSeen[], job: JobConfig): Loc
     throw new DrError('server-ambiguous', `cannot image ${server}: it runs on ${active.map(({ host }) => host).join(' and ')} at once. Nothing was touched.`,
       'Find out which of the two is right and stop the other before anything else.');
   }
-  const silence = silent.map((node) => `${node.host}: ${node.error.message}`).join('; ');
+  const silence = silent.map((node) => node.error.message.replace(/\.?( Nothing was touched\.)?$/, '')).join('; ');
   if (silent.length > 0 && (active.length === 0 || job.capture === 'shutdown')) {
     throw new DrError('unreachable', active.length === 0
       ? `cannot image ${server}: it runs on no node that answers, and not every node answers (${silence}). Nothing was touched.`
