@@ -106,6 +106,7 @@ export async function assertProduction(ground: Ground, timeoutMs = 30_000): Prom
     last = await wrong();
     return last === undefined ? true : undefined;
   }, timeoutMs).catch(() => { assert.fail(`P6: after ${String(timeoutMs / 1000)} s ${last ?? ''}`); });
+  await guest.beats(1, 90_000); // it lives: it may have to boot first, but nothing is frozen
 }
 
 /** P7: nothing runs on the target, nothing is defined there; and the server runs on one node only. */
