@@ -48,10 +48,12 @@ export class BlockPool implements AsyncDisposable {
     this.#threads = Array.from({ length: workers }, (_, index) => {
       const data: WorkerPages = { memory, blockBytes, scratch: (slots + index) * blockBytes, zeros: (slots + workers) * blockBytes };
       const worker = new Worker(new URL('./block-worker.js', import.meta.url), { workerData: data });
+      worker.unref(); // only work keeps the process alive
       const jobs: Thread['jobs'] = new Map();
       worker.on('message', ([id, outcome]: readonly [number, BlockOutcome]) => {
         jobs.get(id)?.resolve(outcome);
         jobs.delete(id);
+        if (jobs.size === 0) worker.unref();
       });
       worker.on('error', (error) => { this.fail(error); });
       worker.on('exit', () => { this.fail(new Error('a worker thread ended')); });
@@ -87,6 +89,7 @@ export class BlockPool implements AsyncDisposable {
     const id = this.#nextJob++;
     return new Promise((resolve, reject) => {
       thread.jobs.set(id, { resolve, reject });
+      thread.worker.ref();
       thread.worker.postMessage([id, job]);
     });
   }

@@ -23,8 +23,8 @@ export class TransferGround {
   readonly #stateBefore = process.env['DR_STATE_DIR'];
   /** The receivers'. */
   readonly pool = new BlockPool();
-  /** The senders'; a failure spoils it. */
-  #sendersPool = new BlockPool();
+  /** The senders'; a failure spoils it, and another is made for the next one. */
+  #sendersPool: BlockPool | undefined;
 
   private constructor(place: TestPlace) {
     this.#place = place;
@@ -37,7 +37,7 @@ export class TransferGround {
 
   async remove(): Promise<void> {
     await this.pool[Symbol.asyncDispose]();
-    await this.#sendersPool[Symbol.asyncDispose]();
+    await this.#sendersPool?.[Symbol.asyncDispose]();
     if (this.#stateBefore === undefined) delete process.env['DR_STATE_DIR'];
     else process.env['DR_STATE_DIR'] = this.#stateBefore;
     await this.#place.remove();
@@ -75,15 +75,18 @@ export class TransferGround {
       ...(destination.now === undefined ? {} : { now: () => destination.now ?? new Date() }),
     });
     receiving.catch(() => undefined); // what the sender says comes first
+    const pool = this.#sendersPool ??= new BlockPool();
     const sent = await send({
       source: { direct: true, ...source }, to: { host: 'local', agentCommand: [] }, ...made,
       ...(sending.limitBytesPerSecond === undefined ? {} : { limitBytesPerSecond: sending.limitBytesPerSecond }),
     }, {
-      ...sending, pool: this.#sendersPool,
+      ...sending, pool,
       connect: () => ({ input: back, output: there, ended: () => Promise.resolve('it ended'), kill: () => { there.destroy(); } }),
     }).catch(async (error: unknown) => {
-      await this.#sendersPool[Symbol.asyncDispose]();
-      this.#sendersPool = new BlockPool();
+      this.#sendersPool = undefined;
+      await pool[Symbol.asyncDispose]();
+      there.destroy(); // it may have failed before it had anything to do with the receiver
+      await receiving.catch(() => undefined);
       throw error;
     });
     return { sent, received: await receiving, ticket: made.ticket };

@@ -6,7 +6,8 @@ import { hashImage } from '../../src/transfer/image-digest.js';
 import { makeTicket, resultOf, ticketDigests } from '../../src/transfer/ticket.js';
 import { MIB, plainDigestOf, TransferGround } from '../support/transfer-ground.js';
 
-describe('moving a disk', () => {
+describe('moving a disk', function () {
+  this.timeout(30_000);
   let ground: TransferGround;
   before(async () => { ground = await TransferGround.make(); });
   after(() => ground.remove());

@@ -11,7 +11,8 @@ import { isRoot, mountedFileSystem, temporaryDirectory, type TestPlace } from '.
 import { skipBecause } from '../support/skip.js';
 import { blockOf, MIB, TransferGround } from '../support/transfer-ground.js';
 
-describe('reading back what was written', () => {
+describe('reading back what was written', function () {
+  this.timeout(30_000);
   let ground: TransferGround;
   before(async () => { ground = await TransferGround.make(); });
   after(() => ground.remove());

@@ -22,7 +22,8 @@ class LateClock implements Clock {
   }
 }
 
-describe('the limit of bytes per second', () => {
+describe('the limit of bytes per second', function () {
+  this.timeout(30_000);
   const limits = [10_000, 1.5 * MIB, 40 * MIB, 1_000 * MIB];
 
   for (const limit of limits) {
