@@ -37,20 +37,13 @@ export class FileCurrentLinks implements CurrentLinks {
     checkNamePart('server', server);
     const before = await this.target(server);
     if (to === null) {
-      if (before !== undefined) {
-        step('current-before-switch');
-        await unlink(this.link(server));
-        await syncDirectory(this.directory);
-        step('current-after-switch');
-      }
+      if (before !== undefined) await this.change(() => unlink(this.link(server)));
     } else {
       const links = new Map(Object.entries({ ...await this.extras(to.set), ...to.paths }));
       for (const [name, path] of links) await insistThere(server, name, path);
       if (before === undefined || before.set !== to.set || before.slot !== to.slot || !await holdsExactly(join(this.sets, before.directory), links)) {
         const made = await this.build(server, to, links, before?.directory);
-        step('current-before-switch');
-        await this.switch(server, made, before !== undefined);
-        step('current-after-switch');
+        await this.change(() => this.switch(server, made, before !== undefined));
       } else {
         await syncDirectory(this.directory); // switched before; perhaps not durably
       }
@@ -99,6 +92,14 @@ export class FileCurrentLinks implements CurrentLinks {
     }
   }
 
+  /** The instant at which definitions begin to mean something else. */
+  private async change(act: () => Promise<void>): Promise<void> {
+    step('current-before-switch');
+    await act();
+    await syncDirectory(this.directory);
+    step('current-after-switch');
+  }
+
   private async switch(server: string, directory: string, replace: boolean): Promise<void> {
     const target = `../${basename(this.sets)}/${directory}`;
     if (replace) {
@@ -108,7 +109,6 @@ export class FileCurrentLinks implements CurrentLinks {
     } else {
       await symlink(target, this.link(server)); // fails if somebody has put something there meanwhile
     }
-    await syncDirectory(this.directory);
   }
 
   /** Removes this server's other link directories, and half-made links. */
