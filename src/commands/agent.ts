@@ -1,6 +1,9 @@
 import { parseArgs } from 'node:util';
 import { DrError } from '../model/errors.js';
 
+/** How long the last words of an agent may take, in milliseconds. */
+const LINGER_MS = 2_000;
+
 /**
  * `dr agent …`: what runs at the far end of ssh; not for people. It is started often, so it is reached without building the other commands,
  * and each mode loads only itself. Resolves with the exit status.
@@ -13,8 +16,17 @@ export async function agent(args: readonly string[]): Promise<number> {
   else if (options.send === true) await (await import('../transfer/sender.js')).runSender();
   else if (options.receive === true) await (await import('../transfer/receiver.js')).runReceiver();
   else if (options.running !== undefined) await (await import('../capture/pay-start.js')).printRunning(options.running, options.uuid ?? '', options.uri ?? 'qemu:///system');
-  else await (await import('../agent/serve.js')).serve(process.stdin, process.stdout);
+  else {
+    await (await import('../agent/serve.js')).serve(process.stdin, process.stdout);
+    letGoOfStreams();
+  }
   return 0;
+}
+
+/** Behind a cut link nobody closes our streams, and they would keep this process, which holds nothing any more, for hours. */
+function letGoOfStreams(): void {
+  process.stdin.destroy();
+  setTimeout(() => { process.exit(); }, LINGER_MS).unref(); // what was still to be said can't be said
 }
 
 function modeOf(args: readonly string[]) {
