@@ -126,6 +126,8 @@ export interface Requests {
 
   // targets
   'store.space': [{ store: StoreRef }, { space: Space }];
+  /** Throws `store-unusable` unless images can be kept there; writes a small file of its own to find out. */
+  'store.check': [{ store: StoreRef }, Record<string, never>];
   'store.observe': [{ store: StoreRef; servers: { server: string; uuid: string; anvil: string; disks: string[]; copies: number }[] | 'all' }, { servers: ServerOnTarget[]; space: Space }];
   'store.execute': [{ store: StoreRef; server: string; steps: RotationStep[] }, Record<string, never>];
   /** Where an `incomplete` image is written and what its old blocks are known to be. */

@@ -12,6 +12,7 @@ import { examine, judge, sight } from '../stores/examine.js';
 import { incompleteImage } from '../stores/incomplete.js';
 import { openStore, type OpenStore } from '../stores/open.js';
 import { prove } from '../stores/prove.js';
+import { rememberedStores, rememberStore } from '../stores/remembered.js';
 import type { CurrentLinks } from '../stores/store.js';
 import { release, tidy } from '../stores/tidy.js';
 import { verify } from '../stores/verify.js';
@@ -21,12 +22,16 @@ import type { DefinitionSeen, Handlers, StoreRef } from './protocol.js';
 /** What a target does for the head: looks, rotates, proves, publishes. The head holds the server's lock while it asks for changes. */
 
 type TargetMethod =
-  | 'store.space' | 'store.observe' | 'store.execute' | 'store.incomplete' | 'store.prove' | 'store.tidy' | 'store.verify'
+  | 'store.space' | 'store.check' | 'store.observe' | 'store.execute' | 'store.incomplete' | 'store.prove' | 'store.tidy' | 'store.verify'
   | 'definition.publish' | 'definition.list' | 'activated.release';
 
 export function targetHands(_session: unknown): Pick<Handlers, TargetMethod> {
   return {
     'store.space': async ({ store }) => ({ space: await openStore(store).store.space() }),
+    'store.check': async ({ store }) => {
+      await openStore(store).store.check();
+      return {};
+    },
     'store.observe': async ({ store, servers }) => {
       const open = openStore(store);
       const space = await open.store.space();
@@ -44,6 +49,7 @@ export function targetHands(_session: unknown): Pick<Handlers, TargetMethod> {
     'store.prove': async ({ store, ...request }) => ({ manifest: await prove(openStore(store), request) }),
     'store.tidy': async ({ store, server }) => {
       const open = openStore(store);
+      await rememberStore(store);
       await tidy(open, currentOf(store, open), server);
       return {};
     },
@@ -58,6 +64,14 @@ export function targetHands(_session: unknown): Pick<Handlers, TargetMethod> {
       return { released: await release(open, currentOf(store, open), server) };
     },
   };
+}
+
+/** At boot: what a target can put right by itself, above all the `current` links, which may lie on a file system that forgets. */
+export async function tidyRemembered(): Promise<void> {
+  for (const store of await rememberedStores()) {
+    const open = openStore(store);
+    await tidy(open, currentOf(store, open), undefined);
+  }
 }
 
 /** The `current` links of a store: to the images, and to the set's UEFI variables if it has any. */

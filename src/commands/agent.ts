@@ -12,9 +12,9 @@ export async function agent(args: readonly string[]): Promise<number> {
   process.umask(0o077);
   const options = modeOf(args);
   if (options.guard !== undefined) await (await import('../capture/guard.js')).runGuard(options.guard);
-  else if (options.pay === true) await (await import('../capture/pay.js')).payEverything();
-  else if (options.send === true) await (await import('../transfer/sender.js')).runSender();
-  else if (options.receive === true) await (await import('../transfer/receiver.js')).runReceiver();
+  else if (options.pay === true) await atBoot();
+  else if (options.send === true) return (await import('../transfer/sender.js')).runSender();
+  else if (options.receive === true) return (await import('../transfer/receiver.js')).runReceiver();
   else if (options.running !== undefined) await (await import('../capture/pay-start.js')).printRunning(options.running, options.uuid ?? '', options.uri ?? 'qemu:///system');
   else {
     await (await import('../agent/serve.js')).serve(process.stdin, process.stdout);
@@ -27,6 +27,13 @@ export async function agent(args: readonly string[]): Promise<number> {
 function letGoOfStreams(): void {
   process.stdin.destroy();
   setTimeout(() => { process.exit(); }, LINGER_MS).unref(); // what was still to be said can't be said
+}
+
+/** Pays what a power cut left owed, and puts right what a target's file systems may have forgotten; one does not wait for the other. */
+async function atBoot(): Promise<void> {
+  const [pay, hands] = await Promise.all([import('../capture/pay.js'), import('../agent/target-hands.js')]);
+  const failed = (await Promise.allSettled([pay.payEverything(), hands.tidyRemembered()])).find((result) => result.status === 'rejected');
+  if (failed !== undefined) throw failed.reason;
 }
 
 function modeOf(args: readonly string[]) {

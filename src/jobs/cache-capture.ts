@@ -4,6 +4,7 @@ import { DrError } from '../model/errors.js';
 import { routeTo } from './context.js';
 import type { DiskSource } from './deliver.js';
 import type { ServerRun } from './image-server.js';
+import type { PlannedServer } from './plan-job.js';
 import { transfer } from './transfer.js';
 
 /** A capture whose bytes are on cache drives: it can be read there after the server is back. */
@@ -14,12 +15,11 @@ export interface CachedCapture {
 }
 
 /**
- * Copies every disk of an open capture to the cache drives that the plan gave it. Undefined without such a plan, and when a drive failed:
+ * Copies every disk of an open capture to the cache drives that the plan gave it. Undefined when a drive failed:
  * a lost cache costs the run its cache, not its servers. Throws when the source failed, or on cancellation.
  */
-export async function cacheCapture(server: ServerRun, capture: Capture, signal: AbortSignal, note: (text: string) => void): Promise<CachedCapture | undefined> {
-  const { plan: { at, cache }, context: { config, job }, hosts, emit } = server;
-  if (cache === undefined) return undefined;
+export async function cacheCapture(server: ServerRun, capture: Capture, cache: NonNullable<PlannedServer['cache']>, signal: AbortSignal, note: (text: string) => void): Promise<CachedCapture | undefined> {
+  const { plan: { at }, context: { config, job }, hosts, emit } = server;
   const node = hosts.agent(at.node);
   const made: { agent: Agent; path: string }[] = [];
   const remove = async (): Promise<void> => {
@@ -48,7 +48,7 @@ export async function cacheCapture(server: ServerRun, capture: Capture, signal: 
   } catch (error) {
     await remove();
     const failure = DrError.from(error);
-    if (signal.aborted || node.lost.aborted || failure.code === 'capture-void' || failure.code === 'cancelled') throw error;
+    if (signal.aborted || node.lost.aborted || failure.code === 'source-failed' || failure.code === 'cancelled') throw error;
     note(`${at.server} goes straight to the targets: the cache could not be used (${failure.message}) in job ${job.name}`);
     return undefined;
   }

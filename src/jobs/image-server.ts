@@ -1,10 +1,11 @@
 import type { Agent } from '../agent/connect.js';
 import type { Capture } from '../agent/protocol.js';
-import { DrError } from '../model/errors.js';
+import type { TargetConfig } from '../model/config.js';
+import { DrError, ERRORS } from '../model/errors.js';
 import type { ImageReport, ServerReport } from '../model/report.js';
 import { step } from '../system/steps.js';
 import { cacheCapture, type CachedCapture } from './cache-capture.js';
-import { routeTo, type Emit, type JobContext } from './context.js';
+import { routeTo, storeOf, type Emit, type JobContext } from './context.js';
 import { complete, send, type Delivered, type Delivery, type DiskSource } from './deliver.js';
 import type { Hosts } from './hosts.js';
 import type { PlannedServer } from './plan-job.js';
@@ -22,12 +23,16 @@ export class ServerRun {
   #capture: Capture | undefined;
   #captureOpen = false;
   #cached: CachedCapture | undefined;
-  #delivered: { readonly delivery: Delivery; readonly delivered: Delivered }[] = [];
+  #delivered: { readonly delivery: Delivery; readonly capture: Capture; readonly delivered: Delivered }[] = [];
   #failedTargets: { readonly target: string; readonly error: DrError }[] = [];
   #wentDown: number | undefined;
   #downMs = 0;
+  #frozenMs = 0;
   #owesStart = false;
   #error: DrError | undefined;
+  /** Whether anything was done beyond looking and locking. */
+  #touched = false;
+  readonly #targets: TargetConfig[] = [];
 
   constructor(
     readonly context: JobContext, readonly plan: PlannedServer, readonly hosts: Hosts, readonly emit: Emit,
@@ -53,16 +58,33 @@ export class ServerRun {
     this.emit({ kind: 'phase', server: this.plan.at.server, phase: 'failed', detail: this.#error.message });
   }
 
-  /** Takes the locks of this server on its node and on its targets; they are held until the agents' sessions end. */
-  async lock(): Promise<void> {
+  /**
+   * Takes the locks of this server on its node and on its targets, held until the agents' sessions end, and has the targets try out their
+   * stores: a target that can't be used is left out now, before the server is touched.
+   */
+  async prepare(): Promise<void> {
     const { server } = this.plan.at;
-    const hosts = [this.plan.at.node, ...this.plan.targets.map(({ target }) => target.host)];
-    for (const host of new Set(hosts)) await this.hosts.agent(host).call('lock', { name: `server-${server}`, what: `${server} on ${host}` }, { signal: this.signal });
+    const lock = (host: string) => this.hosts.agent(host).call('lock', { name: `server-${server}`, what: `${server} on ${host}` }, { signal: this.signal });
+    await lock(this.plan.at.node);
+    const locked = new Set([this.plan.at.node]);
+    for (const { target } of this.plan.targets) {
+      try {
+        if (!locked.has(target.host)) await lock(target.host);
+        locked.add(target.host);
+        await this.hosts.agent(target.host).call('store.check', { store: storeOf(target) }, { signal: this.signal });
+        this.#targets.push(target);
+      } catch (error) {
+        this.#targetFailed(target.name, error);
+      }
+    }
+    const [first] = this.#failedTargets;
+    if (this.#targets.length === 0 && first !== undefined) throw first.error;
   }
 
   async shutDown(): Promise<void> {
     const { at } = this.plan;
     const { job, anvil, config } = this.context;
+    this.#touched = true;
     if (at.mode !== 'shutdown') return;
     this.emit({ kind: 'phase', server: at.server, node: at.node, phase: 'shutting-down' });
     this.#owesStart = true;
@@ -78,6 +100,10 @@ export class ServerRun {
 
   /** Opens the capture, moves its bytes to the cache or, without one, to the targets, closes it and brings the server back. */
   async image(): Promise<void> {
+    await this.#take(this.#targets, this.plan.cache);
+  }
+
+  async #take(targets: readonly TargetConfig[], cache: PlannedServer['cache']): Promise<void> {
     const { at } = this.plan;
     const { anvil, job } = this.context;
     step('batch-before-capture');
@@ -92,13 +118,14 @@ export class ServerRun {
       : await this.#node.call('capture.openCold', request, { signal: this.signal });
     this.#captureOpen = true;
     step('batch-after-capture');
+    this.#frozenMs += this.#capture.frozenMs;
     this.emit({ kind: 'phase', server: at.server, node: at.node, phase: 'captured', ms: this.#capture.frozenMs });
 
     const watch = at.mode === 'live' ? undefined : watchCold(this.hosts, this.context, at);
     const signal = watch === undefined ? this.signal : AbortSignal.any([this.signal, watch.signal]);
     try {
-      this.#cached = await cacheCapture(this, this.#capture, signal, (note) => { this.note(note); });
-      if (this.#cached === undefined) await this.#sendAll(this.#capture, this.#direct(this.#capture), signal);
+      this.#cached = cache === undefined ? undefined : await cacheCapture(this, this.#capture, cache, signal, (note) => { this.note(note); });
+      if (this.#cached === undefined) await this.#sendAll(this.#capture, this.#direct(this.#capture), targets, signal);
     } catch (error) {
       throw watch?.signal.aborted === true ? watch.signal.reason : error;
     } finally {
@@ -111,15 +138,28 @@ export class ServerRun {
   /** Sends what is on the cache drive, if it is there, and completes the set on every target it reached. */
   async deliver(): Promise<void> {
     if (this.#capture === undefined) return;
-    if (this.#cached !== undefined) await this.#sendAll(this.#capture, this.#cached.sources, this.signal);
-    for (const { delivery, delivered } of this.#delivered) {
+    if (this.#cached !== undefined) {
+      const missed = await this.#sendAll(this.#capture, this.#cached.sources, this.#targets, this.signal);
+      if (missed.length > 0) await this.#takeAgain(missed);
+    }
+    for (const { delivery, capture, delivered } of this.#delivered) {
       try {
-        await complete(delivery, this.#capture, delivered);
+        await complete(delivery, capture, delivered);
         this.#images.push(...delivered.images);
       } catch (error) {
         this.#targetFailed(delivery.target.name, error);
       }
     }
+  }
+
+  /** The cache drive was lost before everything on it had arrived: that costs the run its cache, not the server. */
+  async #takeAgain(targets: readonly TargetConfig[]): Promise<void> {
+    this.note(`${this.plan.at.server} was captured again, straight to ${targets.map(({ name }) => name).join(', ')}: what was on the cache drive can't be read any more`);
+    await this.cleanUp();
+    this.#cached = undefined;
+    this.leash.hold();
+    await this.shutDown();
+    await this.#take(targets, undefined);
   }
 
   /** Lets go of the capture and starts the server again if we shut it down. Safe at any time. */
@@ -134,7 +174,8 @@ export class ServerRun {
     this.emit({ kind: 'phase', server: at.server, node: at.node, phase: 'starting' });
     const { upAt } = await this.#node.call('capture.bootAgain', { server: at.server, uuid: at.uuid });
     this.#owesStart = false;
-    if (this.#wentDown !== undefined) this.#downMs = Math.max(0, Date.parse(upAt) - this.#wentDown);
+    if (this.#wentDown !== undefined) this.#downMs += Math.max(0, Date.parse(upAt) - this.#wentDown);
+    this.#wentDown = undefined;
     this.emit({ kind: 'phase', server: at.server, node: at.node, phase: 'back', ms: this.#downMs });
   }
 
@@ -153,10 +194,11 @@ export class ServerRun {
     const error = this.#error ?? this.#failedTargets[0]?.error;
     const outcome = this.#error?.code === 'cancelled' ? 'cancelled'
       : error === undefined ? 'ok'
+      : !this.#touched && error.exitStatus === ERRORS.refused ? 'refused'
       : this.#images.length > 0 ? 'partial' : 'failed';
     return {
       name: at.server, node: at.node, outcome, capture: at.mode === 'live' ? 'live' : 'cold', down_ms: this.#downMs,
-      frozen_ms: this.#capture?.frozenMs ?? 0, images: this.#images,
+      frozen_ms: this.#frozenMs, images: this.#images,
       ...(error === undefined ? {} : { error: error.toJSON() }),
       ...(this.#notes.length === 0 ? {} : { notes: this.#notes }),
     };
@@ -166,17 +208,20 @@ export class ServerRun {
     return Object.fromEntries(Object.entries(capture.sources).map(([target, source]) => [target, { agent: this.#node, source }]));
   }
 
-  /** One target after the other; one that fails does not keep the others from being served. */
-  async #sendAll(capture: Capture, sources: Readonly<Record<string, DiskSource>>, signal: AbortSignal): Promise<void> {
-    for (const { target } of this.plan.targets) {
+  /** One target after the other; one that fails does not keep the others from being served. Gives those that a lost cache drive kept from being served. */
+  async #sendAll(capture: Capture, sources: Readonly<Record<string, DiskSource>>, targets: readonly TargetConfig[], signal: AbortSignal): Promise<readonly TargetConfig[]> {
+    const missed: TargetConfig[] = [];
+    for (const target of targets) {
       const delivery: Delivery = { context: this.context, server: this.plan.at, target, agent: this.hosts.agent(target.host), signal, emit: this.emit };
       try {
-        this.#delivered.push({ delivery, delivered: await send(delivery, capture, sources) });
+        this.#delivered.push({ delivery, capture, delivered: await send(delivery, capture, sources) });
       } catch (error) {
-        if (signal.aborted || this.#node.lost.aborted) throw error;
-        this.#targetFailed(target.name, error);
+        if (signal.aborted || this.#node.lost.aborted || DrError.from(error).code === 'source-failed') throw error;
+        if (isCacheLost(error, sources)) missed.push(target);
+        else this.#targetFailed(target.name, error);
       }
     }
+    return missed;
   }
 
   #targetFailed(target: string, thrown: unknown): void {
@@ -196,4 +241,10 @@ export class ServerRun {
       throw new DrError('capture-void', `the capture of ${this.plan.at.server} is void: ${verdict.reason}. Nothing of it was completed; older copies are untouched.`, 'Run the job again.');
     }
   }
+}
+
+/** Whether a transfer failed because what lies on a cache drive can't be read, or is not what was captured. */
+function isCacheLost(error: unknown, sources: Readonly<Record<string, DiskSource>>): boolean {
+  const cached = Object.values(sources).filter(({ digest }) => digest !== undefined);
+  return cached.length > 0 && (['source-failed', 'digest-mismatch'].includes(DrError.from(error).code) || cached.some(({ agent }) => agent.lost.aborted));
 }

@@ -54,6 +54,7 @@ function rowOf(target: TargetConfig, image: ImageSeen): ImageRow {
 
 function stateOf(image: ImageSeen): ImageRow['state'] {
   if (image.state === 'modified') return 'modified';
+  if (image.because?.startsWith('damaged') === true) return 'damaged';
   if (image.slot === 'incomplete' && image.state === 'partial') return 'incomplete';
   return image.state === 'proven' ? 'complete' : 'unproven';
 }

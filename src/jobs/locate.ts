@@ -93,6 +93,9 @@ function plannedDisks(seen: ServerSeen, host: string, mode: LocatedServer['mode'
     if (disk.path === undefined) throw new DrError('disk-unsupported', `cannot image ${seen.name}: its disk ${disk.target} has no path. Nothing was touched.`);
     const name = diskNameFor(job, seen.name, disk.target, disk.name);
     checkNamePart('disk', name);
+    if (name === 'nvram' && seen.nvram !== undefined) {
+      throw new DrError('name-collision', `cannot image ${seen.name}: its disk ${disk.target} would be named nvram, like its UEFI variables. Nothing was touched.`, `Name it in the job: disk_names: {${disk.target}: another-name}.`);
+    }
     const other = taken.get(name);
     if (other !== undefined) {
       throw new DrError('name-collision', `cannot image ${seen.name}: its disks ${other} and ${disk.target} would both be named ${name}. Nothing was touched.`,

@@ -51,7 +51,7 @@ export async function runJob(config: Config, name: string, options: RunOptions):
 /** All servers of a batch go down together; each is back as soon as its images are safe; then they are delivered. */
 async function imageBatch(servers: readonly ServerRun[]): Promise<void> {
   try {
-    for (const server of servers) await attempt(server, () => server.lock());
+    for (const server of servers) await attempt(server, () => server.prepare());
     await Promise.all(servers.map((server) => attempt(server, () => server.shutDown())));
     for (const server of servers) await attempt(server, () => server.image());
     for (const server of servers) await attempt(server, () => server.deliver());

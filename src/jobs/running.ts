@@ -23,6 +23,8 @@ export interface Leash {
   readonly signal: AbortSignal;
   /** The server is as it was before the run: who asked for that is told. */
   free(): Promise<void>;
+  /** The server is held again. */
+  hold(): void;
 }
 
 /** How often a run looks for requests to cancel one of its servers, in milliseconds. */
@@ -67,6 +69,7 @@ export async function announceRun(job: string, since: Date, servers: readonly st
       held.add(server);
       return {
         signal: asked.get(server)?.signal ?? run,
+        hold: () => { held.add(server); },
         free: async () => {
           held.delete(server);
           await answer(server);
