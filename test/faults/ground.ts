@@ -36,15 +36,16 @@ jobs:
 }
 
 export class Ground {
-  private constructor(readonly lab: Lab, readonly guest: Guest, readonly drive: string) {}
+  private constructor(readonly lab: Lab, readonly guest: Guest) {}
 
-  static async up(name: string, kind: GuestKind): Promise<Ground> {
+  /** `cache`: whether the node has a cache drive. */
+  static async up(name: string, kind: GuestKind, { cache }: { readonly cache: boolean }): Promise<Ground> {
     const lab = await Lab.up({ name, hosts: [NODE, SPARE, TARGET, HEAD], store: { sizeMiB: 1024 } });
     for (const host of lab.hosts) await watchSteps(host);
-    const drive = await lab.addDrive(NODE, { sizeMiB: 256 });
+    if (cache) await lab.addDrive(NODE, { sizeMiB: 256 });
     const guest = await lab.addGuest(NODE, { name: SERVER, kind, disks: [{}, { sizeMiB: 16 }] });
     await guest.beats(1);
-    return new Ground(lab, guest, drive);
+    return new Ground(lab, guest);
   }
 
   get node(): LabHost { return this.lab.host(NODE); }
