@@ -216,8 +216,9 @@ export class ServerRun {
       try {
         this.#delivered.push({ delivery, capture, delivered: await send(delivery, capture, sources) });
       } catch (error) {
-        if (signal.aborted || this.#node.lost.aborted || DrError.from(error).code === 'source-failed') throw error;
+        if (signal.aborted || this.#node.lost.aborted) throw error;
         if (isCacheLost(error, sources)) missed.push(target);
+        else if (DrError.from(error).code === 'source-failed') throw error; // of no use to the other targets either
         else this.#targetFailed(target.name, error);
       }
     }
