@@ -4,6 +4,7 @@ import type { Manifest, SetId, SetIntent } from '../model/image-set.js';
 import type { Obligation } from '../model/obligation.js';
 import type { RotationStep, ServerOnTarget } from '../model/rotation.js';
 import type { DomainState, ServerSeen } from '../model/server.js';
+import type { Verified } from '../model/views.js';
 
 /** The typed requests between head and hands: JSON-RPC 2.0 over the standard streams of `dr agent`. */
 
@@ -71,15 +72,6 @@ export interface DefinitionSeen {
   readonly xml: string;
 }
 
-export interface VerifyResult {
-  readonly server: string;
-  readonly name: string;
-  readonly disk: string;
-  readonly set: SetId | null;
-  readonly outcome: 'ok' | 'damaged' | 'unproven' | 'in-use' | 'modified';
-  readonly detail: string;
-}
-
 /** method → [parameters, result] */
 export interface Requests {
   // every host
@@ -139,7 +131,7 @@ export interface Requests {
    * without, all that nobody is at work on.
    */
   'store.tidy': [{ store: StoreRef; server?: string }, Record<string, never>];
-  'store.verify': [{ store: StoreRef; server?: string; adopt: boolean }, { results: VerifyResult[] }];
+  'store.verify': [{ store: StoreRef; server?: string; adopt: boolean }, { results: Verified[] }];
   /** Creates the definition if it is absent; says whether it did. */
   'definition.publish': [{ store: StoreRef; server: string; xml: string }, { created: boolean; path: string }];
   'definition.list': [{ store: StoreRef }, { definitions: DefinitionSeen[] }];

@@ -29,15 +29,20 @@ export interface PlannedStep {
   readonly text: string;
 }
 
-/** One image as `dr verify` found it. */
-export interface VerifyRow {
-  readonly target: string;
-  readonly name: string;
+/** One image as re-reading found it. */
+export interface Verified {
   readonly server: string;
+  readonly name: string;
   readonly disk: string;
   readonly set: string | null;
   readonly outcome: 'ok' | 'damaged' | 'unproven' | 'in-use' | 'modified';
+  /** For people. */
   readonly detail: string;
+}
+
+/** The same with its target, as `dr verify` shows it. */
+export interface VerifyRow extends Verified {
+  readonly target: string;
 }
 
 /** One definition on a target. */

@@ -7,19 +7,10 @@ import { stateDirectory } from '../system/state.js';
 import { digestOfDigests } from './incomplete.js';
 import { judge, sight, type Sighting } from './examine.js';
 import type { OpenStore } from './open.js';
+import type { Verified } from '../model/views.js';
 import { readImage } from './reader.js';
 import type { CurrentLinks } from './store.js';
 import { repoint } from './tidy.js';
-
-export interface Verified {
-  readonly server: string;
-  readonly name: string;
-  readonly disk: string;
-  readonly set: SetId | null;
-  readonly outcome: 'ok' | 'damaged' | 'unproven' | 'in-use' | 'modified';
-  /** For people. */
-  readonly detail: string;
-}
 
 export interface Watching {
   readonly signal: AbortSignal;
