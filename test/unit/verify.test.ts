@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { link, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { VerifyResult } from '../../src/agent/protocol.js';
+import type { Verified } from '../../src/model/views.js';
 import { verify as verifyStore } from '../../src/stores/verify.js';
 import { lock } from '../../src/system/flock.js';
 import { run } from '../../src/system/run.js';
@@ -19,7 +19,7 @@ describe('verify', function () {
   });
   afterEach(() => target.remove());
   const day = (n: number): Captured => ({ set: setId(n), disks: { root: content(n), data: content(n, MIB) }, provenSince: '2026-01-01T00:00:00.000Z' });
-  const verify = async (adopt = false): Promise<VerifyResult[]> => (await target.call('store.verify', { server: 'Web01', adopt })).results;
+  const verify = async (adopt = false): Promise<Verified[]> => (await target.call('store.verify', { server: 'Web01', adopt })).results;
   const outcomes = async (adopt = false): Promise<string> => (await verify(adopt)).map(({ name, outcome }) => `${name.slice('Web01_'.length)} ${outcome}`).join(', ');
   const detail = async (name: string, adopt = false): Promise<string> => (await verify(adopt)).find((result) => result.name === name)?.detail ?? '';
   const manifest = (n: number) => target.open().catalog.manifest(setId(n));
