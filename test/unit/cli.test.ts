@@ -165,6 +165,15 @@ describe('command line', () => {
       assert(!stderr.includes('Type yes'), stderr);
     });
 
+    it('says once what stands in the way of all, and what to do next', async () => {
+      for (const argv of [['Web01', '--yes'], ['Web01', '--dry-run']]) {
+        const { status, stdout } = await activate(argv);
+        assert.equal(status, 4);
+        assert.equal(stdout.split('Web01 runs on an-a01n01').length, 2, stdout);
+        assert.match(stdout, /Next: put right what is named above/);
+      }
+    });
+
     it('boots nothing in a dry run, even with --yes', async () => {
       const { status, stdout, stderr } = await activate(['--dry-run', '--yes']);
       assert.equal(status, 0);
