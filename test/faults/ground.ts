@@ -18,10 +18,10 @@ export interface JobForm {
 }
 
 /** The job as a configuration file of its own for each form, so that one server can be imaged in several ways. */
-export function configuration({ capture, copies }: JobForm): string {
+export function configuration({ capture, copies }: JobForm, nodes: readonly string[]): string {
   return `version: 1
 anvils:
-  an-a01: {nodes: [${NODE}, ${SPARE}]}
+  an-a01: {nodes: [${nodes.join(', ')}]}
 targets:
   dr01: {host: ${TARGET}, store: "fs:${STORE}"}
 jobs:
@@ -36,20 +36,19 @@ jobs:
 }
 
 export class Ground {
-  private constructor(readonly lab: Lab, readonly guest: Guest) {}
+  private constructor(readonly lab: Lab, readonly guest: Guest, readonly nodes: readonly string[]) {}
 
-  /** `cache`: whether the node has a cache drive. */
-  static async up(name: string, kind: GuestKind, { cache }: { readonly cache: boolean }): Promise<Ground> {
-    const lab = await Lab.up({ name, hosts: [NODE, SPARE, TARGET, HEAD], store: { sizeMiB: 1024 } });
+  /** `small`: without a cache drive and a second node, for campaigns of many kills. */
+  static async up(name: string, kind: GuestKind, { small }: { readonly small: boolean }): Promise<Ground> {
+    const lab = await Lab.up({ name, hosts: small ? [NODE, TARGET, HEAD] : [NODE, SPARE, TARGET, HEAD], store: { sizeMiB: 1024 } });
     for (const host of lab.hosts) await watchSteps(host);
-    if (cache) await lab.addDrive(NODE, { sizeMiB: 256 });
+    if (!small) await lab.addDrive(NODE, { sizeMiB: 256 });
     const guest = await lab.addGuest(NODE, { name: SERVER, kind, disks: [{}, { sizeMiB: 16 }] });
     await guest.beats(1);
-    return new Ground(lab, guest);
+    return new Ground(lab, guest, small ? [NODE] : [NODE, SPARE]);
   }
 
   get node(): LabHost { return this.lab.host(NODE); }
-  get spare(): LabHost { return this.lab.host(SPARE); }
   get target(): LabHost { return this.lab.host(TARGET); }
   get head(): LabHost { return this.lab.host(HEAD); }
   /** Hosts where processes of ours run. */
@@ -58,7 +57,7 @@ export class Ground {
   /** Starts the job without waiting for its end. */
   async start(form: JobForm): Promise<Started> {
     const file = `/etc/dr/${form.capture}-${String(form.copies)}.yaml`;
-    await this.head.writeFile(file, configuration(form), 0o600);
+    await this.head.writeFile(file, configuration(form, this.nodes), 0o600);
     return this.head.spawn('dr', ['run', 'db', '--json', '--config', file]);
   }
 

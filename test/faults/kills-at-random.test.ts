@@ -26,7 +26,7 @@ describe('kills at random moments', function () {
     const reason = await Lab.impossible();
     if (reason !== undefined) skipBecause(this, reason);
     console.log(`      seed ${String(seed)} (DR_SEED repeats it)`);
-    ground = await Ground.up('kill-random', 'linux', { cache: false });
+    ground = await Ground.up('kill-random', 'linux', { small: true });
     await firstRuns(ground, remembered);
     strangers = await addStrangers(ground);
   });

@@ -51,7 +51,7 @@ describe('kills at every named step', function () {
   before(async function () {
     const reason = await Lab.impossible();
     if (reason !== undefined) skipBecause(this, reason);
-    ground = await Ground.up('kill-steps', 'linux', { cache: true });
+    ground = await Ground.up('kill-steps', 'linux', { small: false });
     await firstRuns(ground, remembered);
     strangers = await addStrangers(ground);
   });
