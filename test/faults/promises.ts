@@ -8,6 +8,9 @@ import { SERVER, SPARE, STORE, TARGET, type Ground } from './ground.js';
  * dr-engine. Only what makes a set complete is read from where dr-engine keeps it: that its manifest exists.
  */
 
+/** What is looked at. */
+export type Seen = Pick<Ground, 'lab' | 'node' | 'target' | 'guest'>;
+
 /** set → disk file's checksum, of every set that was ever seen complete. */
 export type Remembered = Map<string, Readonly<Record<string, string>>>;
 
@@ -40,7 +43,7 @@ async function provenSets(target: LabHost): Promise<ReadonlySet<string>> {
 }
 
 /** Adds the complete sets that are there now to what is remembered, and gives them newest slot first. */
-export async function remember(ground: Ground, remembered: Remembered): Promise<readonly string[]> {
+export async function remember(ground: Seen, remembered: Remembered): Promise<readonly string[]> {
   const proven = await provenSets(ground.target);
   const order: string[] = [];
   for (const { disks } of (await slotsOf(ground.target)).sort((a, b) => Number(a.slot) - Number(b.slot))) {
@@ -53,7 +56,7 @@ export async function remember(ground: Ground, remembered: Remembered): Promise<
 }
 
 /** P1 and P3: enough good sets, none of them changed, equal numbers from one capture. */
-export async function assertImages(ground: Ground, remembered: Remembered, atLeast: number): Promise<void> {
+export async function assertImages(ground: Seen, remembered: Remembered, atLeast: number): Promise<void> {
   const proven = await provenSets(ground.target);
   const good = new Set<string>();
   for (const { slot, disks } of await slotsOf(ground.target)) {
@@ -71,7 +74,7 @@ export async function assertImages(ground: Ground, remembered: Remembered, atLea
 }
 
 /** The link leads to a whole, proven set, and what it leads to boots by hand (it is started paused: nothing is written). */
-export async function assertCurrent(ground: Ground, { byHand }: { readonly byHand: boolean }): Promise<void> {
+export async function assertCurrent(ground: Seen, { byHand }: { readonly byHand: boolean }): Promise<void> {
   const { target } = ground;
   const proven = await provenSets(target);
   const { stdout } = await target.run('sh', ['-c', `for d in ${DISKS.join(' ')}; do p=$(readlink -f /shared/dr/current/${SERVER}/$d) && [ -f "$p" ] && getfattr --absolute-names --only-values -n user.dr.set "$p" && echo; done`], { okExit: [0, 1] });
@@ -96,7 +99,7 @@ ls /var/lib/libvirt/dr-engine 2>/dev/null | sed "s/^/scratch: /"
 true`;
 
 /** P6: within 30 s production is as it was before, and nothing of ours is left on the node. */
-export async function assertProduction(ground: Ground, timeoutMs = 30_000): Promise<void> {
+export async function assertProduction(ground: Seen, timeoutMs = 30_000): Promise<void> {
   const { node, guest } = ground;
   // One program per look: the campaigns look often, and on two cores that counts.
   const wrong = async (): Promise<string | undefined> => {
@@ -112,7 +115,7 @@ export async function assertProduction(ground: Ground, timeoutMs = 30_000): Prom
 }
 
 /** P7: nothing runs on the target, nothing is defined there; and the server runs on one node only. */
-export async function assertNoTwin(ground: Ground): Promise<void> {
+export async function assertNoTwin(ground: Seen): Promise<void> {
   for (const host of ground.lab.hosts.filter(({ name }) => name === TARGET || name === SPARE)) {
     assert.equal((await host.run('virsh', ['list', '--all', '--name'])).stdout.trim(), '', `P7: a domain is on ${host.name}`);
   }
@@ -121,16 +124,16 @@ export async function assertNoTwin(ground: Ground): Promise<void> {
 const STRANGERS = [`${STORE}/notes.txt`, `${STORE}/Other_disk_1.raw`, `${STORE}/${SERVER}_notes.raw`, '/shared/definitions/Other.xml', '/shared/dr/current/README'];
 
 /** Puts things beside ours that are not ours. */
-export async function addStrangers(ground: Ground): Promise<string> {
+export async function addStrangers(ground: Seen): Promise<string> {
   for (const path of STRANGERS) await ground.target.writeFile(path, `${path} is not dr-engine's\n`);
   return sumOfStrangers(ground);
 }
 
 /** The admin tunes the published definition. */
-export async function tuneDefinition(ground: Ground): Promise<void> {
+export async function tuneDefinition(ground: Seen): Promise<void> {
   await ground.target.run('sed', ['-i', 's|</domain>|<!-- tuned by hand: keep -->\\n</domain>|', `/shared/definitions/${SERVER}.xml`]);
 }
 
-export async function sumOfStrangers(ground: Ground): Promise<string> {
+export async function sumOfStrangers(ground: Seen): Promise<string> {
   return (await ground.target.run('sha256sum', [...STRANGERS, `/shared/definitions/${SERVER}.xml`], { okExit: [0, 1] })).stdout;
 }
