@@ -33,8 +33,7 @@ describe('reading a domain\'s XML', () => {
     ['a relative path', "<disk type='file'><source file='x.raw'/><target dev='vda'/></disk>", /no absolute path/],
     ['a transient disk', "<disk type='file'><source file='/x'/><target dev='vda'/><transient/></disk>", /<transient\/>/],
     ['a shareable disk', "<disk type='file'><source file='/x'/><target dev='vda'/><shareable/></disk>", /<shareable\/>/],
-    ['encryption of the disk', "<disk type='file'><source file='/x'/><target dev='vda'/><encryption format='luks'/></disk>", /encrypted/],
-    ['encryption of the source', "<disk type='file'><source file='/x'><encryption format='luks'/></source><target dev='vda'/></disk>", /encrypted/],
+    ['encryption inside qcow2', "<disk type='file'><driver name='qemu' type='qcow2'/><source file='/x'><encryption format='luks'/></source><target dev='vda'/></disk>", /encrypted inside a qcow2 file/],
     ['a slice', "<disk type='file'><source file='/x'><slices><slice type='storage' offset='0' size='512'/></slices></source><target dev='vda'/></disk>", /slice/],
     ['another format', "<disk type='file'><driver name='qemu' type='vmdk'/><source file='/x'/><target dev='vda'/></disk>", /format vmdk/],
   ];
@@ -44,6 +43,13 @@ describe('reading a domain\'s XML', () => {
       assert.match(disks[0]?.problem ?? '', expected);
     });
   }
+
+  it('sees that a raw disk is encrypted, in both ways of writing it; whether it may be imaged is the job\'s word', async () => {
+    const inDisk = await disk("<disk type='file'><source file='/x'/><target dev='vda'/><encryption format='luks'/></disk>");
+    const inSource = await disk("<disk type='file'><source file='/x'><encryption format='luks'/></source><target dev='vda'/></disk>");
+    for (const { disks } of [inDisk, inSource]) assert.deepEqual(disks, [{ target: 'vda', format: 'raw', path: '/x', encrypted: true }]);
+    assert.equal((await disk("<disk type='file'><source file='/x'/><target dev='vda'/></disk>")).disks[0]?.encrypted, undefined);
+  });
 
   it('finds UEFI variables in both ways of writing them, and TPM emulators only', async () => {
     assert.equal((await readDomainXml(domain('', '<nvram template="/t">/var/nvram/web.fd</nvram>'))).nvram, '/var/nvram/web.fd');
