@@ -92,10 +92,16 @@ export class DrError extends Error {
     return { code: this.code, message: this.message, hint: this.hint };
   }
 
-  /** Any thrown value as a DrError: itself, or wrapped as `internal`. */
+  /** Any thrown value as a DrError: itself; `no-space` or `io` for what the operating system says of a file; else wrapped as `internal`. */
   static from(thrown: unknown): DrError {
     if (thrown instanceof DrError) return thrown;
     const message = thrown instanceof Error ? thrown.message : String(thrown);
+    switch (thrown instanceof Error && 'code' in thrown ? thrown.code : undefined) {
+      case 'ENOSPC': case 'EDQUOT':
+        return new DrError('no-space', `there is no space left (${message}). Complete copies are untouched.`, 'Free space there, then run the job again.', { cause: thrown });
+      case 'EIO': case 'EROFS':
+        return new DrError('io', `a file system does not take what is written, or can't be read (${message}). Complete copies are untouched.`, 'Check that disk and its file system (kernel log).', { cause: thrown });
+    }
     return new DrError('internal', message, 'This is a defect in dr-engine; please report it with the log.', { cause: thrown });
   }
 

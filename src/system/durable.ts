@@ -33,6 +33,10 @@ async function writeTemporary(path: string, data: string | Uint8Array, mode: num
   try {
     await handle.writeFile(data);
     await handle.sync();
+  } catch (error) {
+    await unlink(temporary).catch(() => undefined); // the first failure is the one to tell
+    if (error instanceof Error) error.message += ` '${path}'`; // the operating system names the act only
+    throw error;
   } finally {
     await handle.close();
   }
