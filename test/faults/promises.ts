@@ -49,7 +49,7 @@ export async function remember(ground: Seen, remembered: Remembered): Promise<re
   for (const { disks } of (await slotsOf(ground.target)).sort((a, b) => Number(a.slot) - Number(b.slot))) {
     const set = disks[DISKS[0] ?? '']?.[0];
     if (set === undefined || !proven.has(set) || DISKS.some((disk) => disks[disk]?.[0] !== set)) continue;
-    order.push(set);
+    if (!order.includes(set)) order.push(set); // between two numbers, if a death left it so
     if (!remembered.has(set)) remembered.set(set, Object.fromEntries(DISKS.map((disk) => [disk, disks[disk]?.[1] ?? ''])));
   }
   return order;
