@@ -42,7 +42,7 @@ export async function connect(route: Route, run: string): Promise<Agent> {
   if (child.stdout === null || child.stdin === null) throw new DrError('internal', 'no pipes to the agent');
   child.stdin.on('error', () => undefined); // the end of the connection is noticed on the reading side
 
-  const connection = rpc.createMessageConnection(new rpc.StreamMessageReader(child.stdout), new rpc.StreamMessageWriter(child.stdin));
+  const connection = rpc.createMessageConnection(new rpc.StreamMessageReader(child.stdout), new Writer(child.stdin));
   const lost = new AbortController();
   const lose = (why: string): void => {
     if (lost.signal.aborted) return;
@@ -121,8 +121,18 @@ export async function connect(route: Route, run: string): Promise<Agent> {
     lose('it could not be set up');
     const failure = DrError.from(error);
     if (failure.code === 'protocol-version') throw failure;
-    throw new DrError('unreachable', `${route.host} can't be reached: ${lastLine(said) ?? failure.message}. Nothing was touched.`,
+    throw new DrError('unreachable', `${route.host} can't be reached: ${lastLine(said) ?? failure.message.replace(/\.$/, '')}. Nothing was touched.`,
       route.host === 'local' ? 'Look at the log of this host.' : `Try: ssh ${route.host} ${route.agentCommand.join(' ')} --version`);
+  }
+}
+
+/**
+ * The library throws a failed write once more where nobody can catch it, which would end the head with all its other connections. It is noticed
+ * anyway: `onError` is told of it before.
+ */
+class Writer extends rpc.StreamMessageWriter {
+  override write(message: rpc.Message): Promise<void> {
+    return super.write(message).catch(() => undefined);
   }
 }
 
