@@ -3,7 +3,7 @@ import { Lab } from '../lab/lab.js';
 import { until } from '../lab/namespaces.js';
 import { go, reached, stopAt } from '../lab/steps.js';
 import { skipBecause } from '../support/skip.js';
-import { NODE } from './ground.js';
+import { NODE, SERVER } from './ground.js';
 import { remember, type Remembered } from './promises.js';
 import { COLD, ended, LIVE, Stage, type Ran } from './stage.js';
 
@@ -11,7 +11,7 @@ import { COLD, ended, LIVE, Stage, type Ran } from './stage.js';
 
 const LAB = 'nasty-cache';
 
-describe('cache drives that fail', function () {
+describe('runs with cache drives', function () {
   this.timeout(240_000);
   let stage: Stage;
   let remembered: Remembered;
@@ -24,6 +24,7 @@ describe('cache drives that fail', function () {
   });
   after(async () => { await Lab.down(LAB); });
   beforeEach(async () => { await stage.forget(); });
+  afterEach(async function () { if (this.currentTest?.state === 'failed') await stage.settle(); });
 
   it('the first runs went through it, and left nothing on it', async () => {
     const { server, said } = await stage.runsWell(LIVE, remembered);
@@ -32,7 +33,27 @@ describe('cache drives that fail', function () {
     assert.deepEqual(stdout.split('\n').filter((name) => name !== ''), ['.dr_cache', 'lost+found']);
   });
 
-  it('one that fills up: the run goes on without it', async () => {
+  it('a server that waits, shut down, for another of its batch is back at once when it is cancelled', async () => {
+    const other = await stage.lab.addGuest(NODE, { name: 'Web01', disks: [{}, { sizeMiB: 8 }] });
+    await other.beats(1);
+    const both = { ...COLD, servers: [SERVER, 'Web01'] };
+    await stopAt(stage.node, 'send-after-block', 3);
+    const run = await stage.start(both);
+    await reached(stage.node, 90_000);
+    assert.deepEqual([await stage.guest.state(), await other.state()], ['shut off', 'shut off']);
+    await stage.head.run('dr', ['cancel', 'db', '--server', 'Web01', '--config', await stage.configure(both)]);
+    assert.equal(await other.state(), 'running');
+    assert.equal(await stage.guest.state(), 'shut off', 'the first one was done already, so nothing was shown');
+    await go(stage.node);
+    const { status, report, said } = await ended(run);
+    assert.equal(status, 3, said);
+    assert.deepEqual(report.servers?.map(({ name, outcome }) => `${name} ${outcome}`), [`${SERVER} ok`, 'Web01 cancelled'], said);
+    await other.destroy();
+    await remember(stage, remembered);
+    await stage.assertPromises(remembered, 3);
+  });
+
+  it('a cache drive that fills up: the run goes on without it', async () => {
     const run = await stoppedWhileCaching();
     const { root } = await ourDrive();
     await stage.node.run('sh', ['-c', 'for i in $(seq 50); do cat /dev/zero >> "$1/full" 2> /dev/null; sync -f "$1"; [ "$(stat -f -c %a "$1")" != 0 ] || break; done', 'sh', root]);
@@ -41,14 +62,14 @@ describe('cache drives that fail', function () {
     await stage.node.run('sh', ['-ec', 'mkdir -p /tmp/look; mount "$1" /tmp/look; rm /tmp/look/full; umount /tmp/look', 'sh', stage.drive]);
   });
 
-  it('one that turns read-only: the run goes on without it', async () => {
+  it('a cache drive that turns read-only: the run goes on without it', async () => {
     const run = await stoppedWhileCaching();
     await stage.lab.breakDrive(NODE, (await ourDrive()).device, 'readonly');
     await go(stage.node);
     await goesOnWithout(await run());
   });
 
-  it('one that vanishes: the run goes on without it', async () => {
+  it('a cache drive that vanishes: the run goes on without it', async () => {
     await stage.lab.addDrive(NODE, { sizeMiB: 192 }); // larger, so it is the one that is used
     const run = await stoppedWhileCaching();
     await stage.lab.breakDrive(NODE, (await ourDrive()).device, 'detach');
@@ -57,7 +78,7 @@ describe('cache drives that fail', function () {
   });
 
   for (const [name, form] of [['live', LIVE], ['cold', COLD]] as const) {
-    it(`one that vanishes when everything is on it: a ${name} server is captured again`, async () => {
+    it(`a cache drive that vanishes when everything is on it: a ${name} server is captured again`, async () => {
       await stage.lab.addDrive(NODE, { sizeMiB: 224 });
       await stage.dirty(8);
       await stopAt(stage.head, 'deliver-before');

@@ -25,6 +25,7 @@ describe('captures that go wrong', function () {
   });
   after(async () => { await Lab.down(LAB); });
   beforeEach(async () => { await stage.forget(); });
+  afterEach(async function () { if (this.currentTest?.state === 'failed') await stage.settle(); });
 
   it('a storage daemon that is stopped while its agent is killed: production is back within 30 s, and the daemon is gone', async () => {
     await stage.dirty(24);

@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict';
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { StepName } from '../../src/model/steps.js';
 import type { RunReport, ServerReport } from '../../src/model/report.js';
 import type { Guest, GuestDisk, GuestKind } from '../lab/guest.js';
 import type { Host, LabHost, Started } from '../lab/host.js';
 import { Lab, type LabOptions } from '../lab/lab.js';
-import { until } from '../lab/namespaces.js';
-import { stepsSeen, watchSteps } from '../lab/steps.js';
+import { pause, until } from '../lab/namespaces.js';
+import { killRole } from '../lab/roles.js';
+import { go, stepsSeen, watchSteps } from '../lab/steps.js';
 import { HEAD, NODE, SERVER, SPARE, STORE, TARGET, type JobForm } from './ground.js';
 import { assertCurrent, assertImages, assertNoTwin, assertProduction, remember, type Remembered } from './promises.js';
 
@@ -104,6 +104,22 @@ export class Stage {
     await until(`${host.name} to come to ${step}`, async () => ((await stepsSeen(host)).get(step) ?? 0) >= before + times ? true : undefined, 90_000);
   }
 
+  /** Puts the stage back after a test that failed in the middle, so that the next one can be judged by itself. */
+  async settle(): Promise<void> {
+    for (const host of this.lab.hosts) {
+      if (!await host.isUp()) await host.boot();
+      await this.lab.restore(host.name);
+      await go(host);
+      await killRole(host, 'head');
+    }
+    await pause(3_000);
+    await until('the guest to be up', async () => {
+      const state = await this.guest.state();
+      if (state === 'shut off') await this.guest.start();
+      return state === 'running' ? true : undefined;
+    });
+  }
+
   /** Begins to count steps afresh, and takes back every order to stop. */
   async forget(): Promise<void> {
     for (const host of this.lab.hosts) if (await host.isUp()) await watchSteps(host);
@@ -171,5 +187,3 @@ export async function timed(work: () => Promise<unknown>): Promise<number> {
   await work();
   return performance.now() - began;
 }
-
-export { sleep };
