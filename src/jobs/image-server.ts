@@ -14,7 +14,7 @@ import { watchCold } from './watch-cold.js';
 
 /**
  * One server on its way through a run: shut down if the job says so, captured, cached or sent, brought back, completed on every target.
- * Each method may be called once, in the order they are written; `bringBack` may always be called again.
+ * Each part may be attempted once, in the order they are written; `bringBack` may always be called again.
  */
 export class ServerRun {
   readonly #images: ImageReport[] = [];
@@ -32,6 +32,10 @@ export class ServerRun {
   #error: DrError | undefined;
   /** Whether anything was done beyond looking and locking. */
   #touched = false;
+  /** `waiting`: between two parts of its work, while other servers of its batch are at theirs. */
+  #stage: 'waiting' | 'working' | 'over' = 'waiting';
+  /** All its parts are done. */
+  #complete = false;
   readonly #targets: TargetConfig[] = [];
 
   constructor(
@@ -39,6 +43,8 @@ export class ServerRun {
     readonly leash: Leash,
   ) {
     this.#node = hosts.agent(plan.at.node);
+    // Who is cancelled while others are at work does not wait for them: nothing is attempted, and so it is brought back.
+    this.signal.addEventListener('abort', () => { if (this.#stage === 'waiting' && !this.#complete) void this.attempt(() => Promise.resolve()); }, { once: true });
   }
 
   /** Aborted when the run, or this server, is cancelled. */
@@ -46,8 +52,29 @@ export class ServerRun {
     return this.leash.signal;
   }
 
-  get failed(): boolean {
-    return this.#error !== undefined;
+  /**
+   * Does one part of the work, unless an earlier one failed. Only one server's failure is that server's: it is noted, its production is brought back,
+   * and the rest goes on.
+   */
+  async attempt(act: () => Promise<void>): Promise<void> {
+    if (this.#error !== undefined || this.#stage !== 'waiting') return;
+    this.#stage = 'working';
+    try {
+      this.signal.throwIfAborted();
+      await act();
+    } catch (error) {
+      this.fail(this.signal.aborted ? this.signal.reason : error);
+      await this.bringBack().catch((failure: unknown) => { this.fail(failure); });
+    } finally {
+      this.#stage = 'waiting';
+    }
+  }
+
+  /** Brings back and removes what may still be left of it; after this nothing is attempted any more. */
+  async end(): Promise<void> {
+    this.#stage = 'over';
+    await this.bringBack().catch((error: unknown) => { this.fail(error); });
+    await this.cleanUp();
   }
 
   /** What fails after the first failure is noted: a start that stays owed must not hide behind what led to it. */
@@ -150,6 +177,7 @@ export class ServerRun {
         this.#targetFailed(delivery.target.name, error);
       }
     }
+    this.#complete = true;
   }
 
   /** The cache drive was lost before everything on it had arrived: that costs the run its cache, not the server. */

@@ -51,27 +51,12 @@ export async function runJob(config: Config, name: string, options: RunOptions):
 /** All servers of a batch go down together; each is back as soon as its images are safe; then they are delivered. */
 async function imageBatch(servers: readonly ServerRun[]): Promise<void> {
   try {
-    for (const server of servers) await attempt(server, () => server.prepare());
-    await Promise.all(servers.map((server) => attempt(server, () => server.shutDown())));
-    for (const server of servers) await attempt(server, () => server.image());
-    for (const server of servers) await attempt(server, () => server.deliver());
+    for (const server of servers) await server.attempt(() => server.prepare());
+    await Promise.all(servers.map((server) => server.attempt(() => server.shutDown())));
+    for (const server of servers) await server.attempt(() => server.image());
+    for (const server of servers) await server.attempt(() => server.deliver());
   } finally {
-    for (const server of servers) {
-      await server.bringBack().catch((error: unknown) => { server.fail(error); });
-      await server.cleanUp();
-    }
-  }
-}
-
-/** Only one server's failure is that server's: it is noted, its production is brought back, and the rest goes on. */
-async function attempt(server: ServerRun, act: () => Promise<void>): Promise<void> {
-  if (server.failed) return;
-  try {
-    server.signal.throwIfAborted();
-    await act();
-  } catch (error) {
-    server.fail(server.signal.aborted ? server.signal.reason : error);
-    await server.bringBack().catch((failure: unknown) => { server.fail(failure); });
+    for (const server of servers) await server.end();
   }
 }
 
