@@ -68,7 +68,7 @@ async function checkTarget(params: Params<'check'>, report: Report): Promise<voi
     }, `mkdir -p ${path}`);
   }
   const hook = await stat(HOOK).catch(() => undefined);
-  if (hook === undefined) report.warn('the libvirt hook is not installed: what is booted by hand is noticed only by its changed files', `install -D -m 0755 hooks/libvirt-qemu ${HOOK}`);
+  if (hook === undefined) report.warn('the libvirt hook is not installed: what is booted by hand is noticed only by its changed files', `install -D -m 0755 hooks/libvirt-qemu ${HOOK}, then restart libvirtd: it looks for hooks only when it starts`);
   else report.pass('the libvirt hook is installed');
 }
 
