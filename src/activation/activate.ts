@@ -1,12 +1,15 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DrError } from '../model/errors.js';
 import type { ActivationEvent, ActivationPlanView, ActivationReport, ActivationRequest, PlannedActivation } from '../model/views.js';
-import { markActivated } from '../stores/activated.js';
+import { planRepair } from '../rotation/plan.js';
+import { rotate } from '../rotation/rotate.js';
+import { markActivated, readActivated } from '../stores/activated.js';
+import { examine, sight } from '../stores/examine.js';
 import { lock } from '../system/flock.js';
 import { stateDirectory } from '../system/state.js';
 import { createDomain, domainState } from '../system/virsh.js';
 import { originalsAlive } from './fence.js';
-import { look, type ActivationSeen } from './look.js';
+import { look, setWithSequence, type ActivationSeen } from './look.js';
 import { planActivation } from './plan.js';
 import { restoreTpm } from './tpm.js';
 
@@ -68,20 +71,49 @@ async function bootOne(one: PlannedActivation, seen: ActivationSeen, request: Ac
 
 async function boot(one: PlannedActivation, seen: ActivationSeen, request: ActivationRequest): Promise<void> {
   const server = seen.servers.find(({ server: name }) => name === one.server);
-  if (server === undefined || one.set === null || one.sequence === null || seen.target === undefined) throw new DrError('internal', `${one.server} was planned without a set`);
+  if (server === undefined || seen.target === undefined) throw new DrError('internal', `${one.server} was planned without a set`);
   // The same lock that a job holds while it writes here: never boot from names that are being moved.
   await using _lock = await lock(stateDirectory('locks', `server-${one.server}.lock`), `${one.server} on this host`, LOCK_WAIT_SECONDS);
-  const { set, sequence, target: { store, current, catalog } } = { set: one.set, sequence: one.sequence, target: seen.target };
-  const disks = server.onTarget?.images.filter((image) => image.identity?.set === set && image.slot === sequence) ?? [];
-  await markActivated({ server: one.server, set, at: new Date().toISOString(), by: 'by dr-activate' });
-  await current.point(one.server, { set, slot: sequence, paths: Object.fromEntries(disks.map((image) => [image.disk, store.pathOf(image.name)])) });
-  if (!('code' in server.facts) && server.facts.tpm && server.facts.uuid !== undefined) await restoreTpm(catalog.directory(set), server.facts.uuid);
+  const { set, paths, onTarget, sighting } = await setToBoot(seen.target, one.server, request.sequence);
+  if (!request.originalsAreOff) {
+    // The plan may have waited for its answer for an hour.
+    const reason = (await originalsAlive({ servers: [{ ...server, onTarget }], sighting }, request.libvirt)).get(one.server);
+    if (reason !== undefined) throw DrError.fromData(reason);
+  }
+  await markActivated({ server: one.server, set: set.set, at: new Date().toISOString(), by: 'by dr-activate' });
+  await seen.target.current.point(one.server, { set: set.set, slot: set.slot, paths });
+  if (!('code' in server.facts) && server.facts.tpm && server.facts.uuid !== undefined) await restoreTpm(seen.target.catalog.directory(set.set), server.facts.uuid);
   await createDomain(request.libvirt, one.definition);
   await sleep(SETTLE_MS);
   const state = await domainState(request.libvirt, one.server);
   if (state === undefined || state.state === 'shut off') {
     throw new DrError('activation-failed', `${one.server} was started and has ended again at once`, `Look at /var/log/libvirt/qemu/${one.server}.log and at its console; then run dr-activate again.`);
   }
+}
+
+/**
+ * The set to boot and where its disks are, looked at under the server's lock: a job may have moved names since the plan was shown. What a
+ * run left half-way is put right first, so that the newest proven set has a number.
+ */
+async function setToBoot(target: NonNullable<ActivationSeen['target']>, server: string, sequence: number | undefined) {
+  const look = async () => {
+    const sighting = await sight(target);
+    const [onTarget] = (await examine(sighting, target.current, await readActivated(), 'all')).filter((one) => one.server === server);
+    return { sighting, onTarget };
+  };
+  let { sighting, onTarget } = await look();
+  if (onTarget !== undefined) {
+    const repair = planRepair(onTarget);
+    if (repair.kind === 'plan' && repair.steps.length > 0) {
+      await rotate(target, server, repair.steps);
+      ({ sighting, onTarget } = await look());
+    }
+  }
+  const set = setWithSequence(sighting, onTarget?.images ?? [], sequence);
+  if (onTarget === undefined || set === undefined) {
+    throw new DrError('nothing-to-activate', `${server} has no complete set${sequence === undefined ? '' : ` with sequence ${String(sequence)}`} here any more`, 'See dr images for what there is.');
+  }
+  return { set, paths: set.paths, onTarget, sighting };
 }
 
 function brief(one: PlannedActivation): Pick<Outcome, 'server' | 'set' | 'captured_at'> {

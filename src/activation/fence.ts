@@ -14,7 +14,7 @@ const Answer = z.object({ state: z.string() });
 /** Milliseconds a node is given to answer. */
 const ASK_MS = 15_000;
 
-export async function originalsAlive(seen: ActivationSeen, uri: string): Promise<ReadonlyMap<string, ErrorData>> {
+export async function originalsAlive(seen: Pick<ActivationSeen, 'servers' | 'sighting'>, uri: string): Promise<ReadonlyMap<string, ErrorData>> {
   const alive = new Map<string, ErrorData>();
   await Promise.all(seen.servers.filter(({ running }) => !running).map(async (server) => {
     const reason = await mayBeAlive(server, originOf(seen, server), uri);
@@ -24,20 +24,20 @@ export async function originalsAlive(seen: ActivationSeen, uri: string): Promise
 }
 
 /** Where the server may be: nodes and UUID as recorded with its sets. */
-function originOf(seen: ActivationSeen, { onTarget }: ServerToActivate): { readonly nodes: readonly string[]; readonly uuids: readonly string[] } {
+function originOf(seen: Pick<ActivationSeen, 'sighting'>, { onTarget }: ServerToActivate): { readonly nodes: readonly string[]; readonly uuids: readonly string[] } {
   const sets = new Set(onTarget?.images.flatMap((image) => image.identity?.set ?? []));
   const records = [...seen.sighting?.records ?? []].filter(([set]) => sets.has(set)).map(([, { about }]) => about);
   return { nodes: [...new Set(records.flatMap((about) => about.nodes ?? [about.node]))], uuids: [...new Set(records.map(({ uuid }) => uuid))] };
 }
 
 async function mayBeAlive({ server, onTarget }: ServerToActivate, { nodes, uuids }: ReturnType<typeof originOf>, uri: string): Promise<ErrorData | undefined> {
-  if (onTarget?.activated !== undefined) return undefined; // it was booted here before; the question was answered then
   const answers = await Promise.all(nodes.flatMap((node) => uuids.map((uuid) => ask(node, server, uuid, uri))));
   const running = answers.find(({ state }) => state === 'running' || state === 'paused' || state === 'other');
   if (running !== undefined) {
     return new DrError('original-alive', `${server} runs on ${running.node}. Two running is worse than none: it was not booted here.`,
       'Stop it there first, or cut that host off for good and say --originals-are-off.').toJSON();
   }
+  if (onTarget?.activated !== undefined) return undefined; // it was booted here before; that silence means it is off was settled then
   const silent = [...new Set(answers.filter(({ state }) => state === 'unknown').map(({ node }) => node))];
   if (silent.length === 0 && nodes.length > 0) return undefined;
   return new DrError('original-alive', `the original of ${server} may be alive: ${silent.length === 0 ? 'it is not known where it ran' : `${silent.join(', ')} can't be asked`}.`,

@@ -4,13 +4,15 @@ import { networkInterfaces } from 'node:os';
 import si from 'systeminformation';
 import { readDefinition, type DefinitionFacts } from '../definitions/read.js';
 import { DrError, type ErrorData } from '../model/errors.js';
-import type { ServerOnTarget } from '../model/rotation.js';
+import type { SetId } from '../model/image-set.js';
+import type { Slot } from '../model/names.js';
+import type { ImageSeen, ServerOnTarget } from '../model/rotation.js';
 import type { ActivationRequest } from '../model/views.js';
 import { currentOf } from '../agent/target-hands.js';
 import { openStore, type OpenStore } from '../stores/open.js';
 import type { CurrentLinks } from '../stores/store.js';
 import { readActivated } from '../stores/activated.js';
-import { examine, sight, type Sighting } from '../stores/examine.js';
+import { examine, newestWhole, sight, type Sighting, type WholeSet } from '../stores/examine.js';
 import { hasCode } from '../system/durable.js';
 import { domainState, listDomains } from '../system/virsh.js';
 import { machineTypes } from '../system/virsh-host.js';
@@ -23,6 +25,8 @@ export interface ServerToActivate {
   /** Why the definition can't be used, or what it says. */
   readonly facts: DefinitionFacts | ErrorData;
   readonly onTarget?: ServerOnTarget;
+  /** The set that would be booted: the newest whole one, or the one with the sequence asked for. */
+  readonly chosen?: { readonly set: SetId; readonly slot: Slot; readonly capturedAt: string | null };
   /** A domain of this name or UUID that is active here now. */
   readonly running: boolean;
   /** Paths the definition needs that are not there. */
@@ -68,10 +72,22 @@ export async function look(request: ActivationRequest): Promise<ActivationSeen> 
     const found = 'code' in facts ? undefined : await domainState(request.libvirt, facts.uuid ?? facts.name);
     return {
       server, path, facts, running: found !== undefined ? found.state !== 'shut off' : active.includes(server) && (await domainState(request.libvirt, server))?.state !== 'shut off',
-      missing: 'code' in facts ? [] : await missingPaths(facts), ...(there === undefined ? {} : { onTarget: there }),
+      missing: 'code' in facts ? [] : await missingPaths(facts),
+      ...(there === undefined || sighting === undefined ? {} : { onTarget: there, ...chosenOf(sighting, there, request.sequence) }),
     };
   }));
   return { servers, host: await hostSeen(request.libvirt), ...(target === undefined ? {} : { target }), ...(sighting === undefined ? {} : { sighting }) };
+}
+
+function chosenOf(sighting: Sighting, { images }: ServerOnTarget, sequence: number | undefined): Pick<ServerToActivate, 'chosen'> {
+  const whole = setWithSequence(sighting, images, sequence);
+  if (whole === undefined) return {};
+  return { chosen: { set: whole.set, slot: whole.slot, capturedAt: sighting.records.get(whole.set)?.about.capturedAt ?? null } };
+}
+
+/** The newest whole set, or the one with that sequence. One that was booted here before counts: it goes on from there. */
+export function setWithSequence(sighting: Sighting, images: readonly ImageSeen[], sequence: number | undefined): WholeSet | undefined {
+  return newestWhole(sighting, images.filter(({ slot }) => sequence === undefined || slot === sequence), true);
 }
 
 function openWithLinks(store: string, current: string): NonNullable<ActivationSeen['target']> {

@@ -1,7 +1,5 @@
 import type { DefinitionFacts } from '../definitions/read.js';
 import { DrError, type ErrorData } from '../model/errors.js';
-import type { SetId } from '../model/image-set.js';
-import type { ServerOnTarget } from '../model/rotation.js';
 import type { ActivationPlanView, PlannedActivation } from '../model/views.js';
 import type { HostSeen, ServerToActivate } from './look.js';
 
@@ -30,9 +28,9 @@ export function planActivation({ servers, host, sequence, alive }: PlanInput): A
 }
 
 function planServer(one: ServerToActivate, host: HostSeen, sequence: number | undefined, alive: ReadonlyMap<string, ErrorData>): PlannedActivation {
-  const chosen = one.onTarget === undefined ? undefined : chooseSet(one.onTarget, sequence);
+  const { chosen } = one;
   const row = {
-    server: one.server, definition: one.path, set: chosen?.set ?? null, sequence: chosen?.slot ?? null, captured_at: chosen?.capturedAt ?? null,
+    server: one.server, definition: one.path, set: chosen?.set ?? null, sequence: typeof chosen?.slot === 'number' ? chosen.slot : null, captured_at: chosen?.capturedAt ?? null,
     memory_bytes: 'code' in one.facts ? null : one.facts.memoryBytes,
   };
   if (one.running) return { ...row, action: 'running' };
@@ -54,18 +52,6 @@ function whyNot(one: ServerToActivate, host: HostSeen, hasSet: boolean, sequence
     return refusal(`${one.server} wants the machine type ${facts.machine}, which the emulator here does not know`, `Change machine= in ${one.path} to one of: ${host.machines.slice(0, 6).join(', ')}, …`);
   }
   return undefined;
-}
-
-/** The newest complete set, or the one with the sequence asked for. A set that was booted here before counts: it goes on from there. */
-function chooseSet(there: ServerOnTarget, sequence: number | undefined): { readonly set: SetId; readonly slot: number; readonly capturedAt: string | undefined } | undefined {
-  const sets = new Map<SetId, { set: SetId; slot: number; generation: number; capturedAt: string | undefined; whole: boolean }>();
-  for (const image of there.images) {
-    if (typeof image.slot !== 'number' || image.identity === undefined) continue;
-    const good = image.digest !== undefined && (image.state === 'proven' || image.state === 'modified');
-    const set = sets.get(image.identity.set) ?? { set: image.identity.set, slot: image.slot, generation: image.generation ?? 0, capturedAt: image.capturedAt, whole: true };
-    sets.set(set.set, { ...set, whole: set.whole && good });
-  }
-  return [...sets.values()].filter(({ slot, whole }) => whole && (sequence === undefined || slot === sequence)).sort((a, b) => b.generation - a.generation)[0];
 }
 
 function refusal(message: string, hint: string): ErrorData {

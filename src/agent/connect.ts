@@ -23,6 +23,8 @@ export interface CallOptions {
   readonly onProgress?: (progress: Progress) => void;
 }
 
+/** How long a cancelled request may take to be answered, in milliseconds. */
+const CANCEL_MS = 3_000;
 /** How long an agent may take to let go of everything, in milliseconds. */
 const CLOSE_MS = 30_000;
 /** Connection, log-in and start of the agent together, in milliseconds; a busy host takes its time to start a program. */
@@ -87,7 +89,7 @@ export async function connect(route: Route, run: string): Promise<Agent> {
         stop = () => { reject(lost.signal.reason instanceof Error ? lost.signal.reason : new DrError('connection-lost', `the connection to ${route.host} was lost`)); };
         lost.signal.addEventListener('abort', stop, { once: true });
       });
-      return await Promise.race([connection.sendRequest<Result<M>>(method, { call: number, params }, token.token), gone]);
+      return await Promise.race([connection.sendRequest<Result<M>>(method, { call: number, params }, token.token), gone, patience(options.signal)]);
     } catch (error) {
       const answered = error instanceof rpc.ResponseError && isErrorData(error.data);
       throw asDrError(lost.signal.aborted && !answered ? lost.signal.reason : error, route.host, options.signal);
@@ -124,6 +126,13 @@ export async function connect(route: Route, run: string): Promise<Agent> {
     throw new DrError('unreachable', `${route.host} can't be reached: ${lastLine(said) ?? failure.message.replace(/\.$/, '')}. Nothing was touched.`,
       route.host === 'local' ? 'Look at the log of this host.' : `Try: ssh ${route.host} ${route.agentCommand.join(' ')} --version`);
   }
+}
+
+/** Rejects a while after the signal: a host whose disk hangs answers no cancellation, and production must not wait for it. Never resolves. */
+function patience(signal: AbortSignal | undefined): Promise<never> {
+  return new Promise((_resolve, reject) => {
+    signal?.addEventListener('abort', () => { setTimeout(() => { reject(cancelled()); }, CANCEL_MS).unref(); }, { once: true });
+  });
 }
 
 /**

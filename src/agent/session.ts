@@ -31,7 +31,7 @@ export async function openSession(): Promise<Session> {
   const ledger = await Ledger.open();
   void payOrphans().catch((error: unknown) => { log.warn('orphaned debts could not be paid', { error: DrError.from(error).message }); });
   const aborted = new AbortController();
-  const locks = new Map<string, Lock>();
+  const locks = new Map<string, { readonly name: string; readonly held: Promise<Lock> }>();
   const ends: { what: string; letGo: () => Promise<void> }[] = [];
   let overNow: () => void = () => undefined;
   const over = new Promise<void>((resolve) => { overNow = resolve; });
@@ -44,14 +44,22 @@ export async function openSession(): Promise<Session> {
     atEnd: (what, letGo) => { ends.push({ what, letGo }); },
     lock: async (name, what) => {
       if (!/^[A-Za-z0-9_.+-]+$/.test(name)) throw new DrError('name-invalid', `${JSON.stringify(name)} is no name for a lock`);
-      const held = await lock(stateDirectory('locks', `${name}.lock`), what);
       const id = randomUUID();
-      locks.set(id, held);
+      const mine = [...locks.values()].find((one) => one.name === name); // one host may play two parts in a run
+      const held = mine?.held ?? lock(stateDirectory('locks', `${name}.lock`), what);
+      locks.set(id, { name, held });
+      try {
+        await held;
+      } catch (error) {
+        locks.delete(id);
+        throw error;
+      }
       return { lock: id };
     },
     unlock: async (id) => {
-      await locks.get(id)?.release();
+      const ended = locks.get(id);
       locks.delete(id);
+      if (ended !== undefined && ![...locks.values()].some(({ name }) => name === ended.name)) await (await ended.held).release();
     },
     abort: () => { aborted.abort(new DrError('cancelled', 'the session ended')); },
     close: async () => {
@@ -65,7 +73,7 @@ export async function openSession(): Promise<Session> {
         }
       }
       await ledger.payAll().catch((error: unknown) => { log.error('could not pay everything; the guard goes on', { error: DrError.from(error).message }); });
-      for (const held of locks.values()) await held.release();
+      for (const { held } of locks.values()) await (await held).release();
       await ledger.close();
       overNow();
     },

@@ -68,10 +68,12 @@ export function targetHands(_session: unknown): Pick<Handlers, TargetMethod> {
 
 /** At boot: what a target can put right by itself, above all the `current` links, which may lie on a file system that forgets. */
 export async function tidyRemembered(): Promise<void> {
+  const failures: unknown[] = [];
   for (const store of await rememberedStores()) {
     const open = openStore(store);
-    await tidy(open, currentOf(store, open), undefined);
+    await tidy(open, currentOf(store, open), undefined).catch((error: unknown) => failures.push(error)); // one that is not mounted keeps no other waiting
   }
+  if (failures.length > 0) throw failures[0];
 }
 
 /** The `current` links of a store: to the images, and to the set's UEFI variables if it has any. */

@@ -54,6 +54,7 @@ export async function openLive(owing: Owing, id: string, request: LiveRequest, s
 
     let attachments: Promise<Attachments> = Promise.resolve({});
     const instant = await atOneInstant(owing, request, running, async () => {
+      cancelled();
       await begin(request, xmlPath);
       attachments = readAttachments(request.server, request.uuid, request, directory);
       attachments.catch(() => undefined); // awaited below, when the guest has been thawed

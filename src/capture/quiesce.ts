@@ -46,6 +46,8 @@ export async function atOneInstant(owing: Owing, domain: DomainRef, running: boo
   } finally {
     clearTimeout(limit);
     held = await thawOnce() && held;
+    // The freeze may have waited in libvirt until after that thaw.
+    if (tooLong) await thaw(domain.uri, domain.uuid).catch((error: unknown) => { log.warn(`${domain.server} may be frozen`, { error: DrError.from(error).message }); });
   }
   return { capturedAt, consistency: froze && held ? 'frozen' : 'crash', frozenMs: froze ? Math.round(performance.now() - began) : 0 };
 }

@@ -1,7 +1,7 @@
 import type { Config } from '../model/config.js';
 import type { Finding } from '../model/host.js';
 import { connectAll, type Hosts } from './hosts.js';
-import { jobContext, routeTo, storeOf, type JobContext } from './context.js';
+import { jobContext, routeTo, seenFromOthers, storeOf, type JobContext } from './context.js';
 import { locateServers } from './locate.js';
 import { observeNodes, observeTargets } from './observe.js';
 import { planJob } from './plan-job.js';
@@ -27,7 +27,7 @@ async function nodes(contexts: readonly JobContext[], hosts: Hosts): Promise<Fin
   const asked = await Promise.all(contexts.flatMap(({ anvil, job, config }) => anvil.nodes.filter((node) => hosts.failure(node) === undefined).map(async (node) =>
     (await hosts.agent(node).call('check', {
       role: 'node', uri: anvil.libvirt, scratch: job.scratch, signature: config.cacheSignature,
-      peers: anvil.nodes.filter((other) => other !== node).map((other) => routeTo(config, other)),
+      peers: anvil.nodes.filter((other) => other !== node).map((other) => routeTo(config, node === 'local' ? other : seenFromOthers(other))),
     })).findings)));
   return asked.flat();
 }

@@ -1,3 +1,4 @@
+import { hostname } from 'node:os';
 import type { Route, StoreRef } from '../agent/protocol.js';
 import type { AnvilConfig, Config, JobConfig, TargetConfig } from '../model/config.js';
 import { DrError } from '../model/errors.js';
@@ -38,6 +39,11 @@ export function onlyServers(context: JobContext, wanted: readonly string[] | und
 
 export function routeTo(config: Config, host: string): Route {
   return { host, agentCommand: config.agentCommand };
+}
+
+/** How hosts other than this one reach a host: `local` means something else to them. */
+export function seenFromOthers(host: string): string {
+  return host === 'local' ? hostname() : host;
 }
 
 export function storeOf(target: TargetConfig): StoreRef {

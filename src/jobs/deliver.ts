@@ -10,7 +10,7 @@ import type { ImageReport } from '../model/report.js';
 import type { RotationPlan, ServerOnTarget } from '../model/rotation.js';
 import { planBegin, planComplete } from '../rotation/plan.js';
 import { step } from '../system/steps.js';
-import { routeTo, storeOf, type Emit, type JobContext } from './context.js';
+import { routeTo, seenFromOthers, storeOf, type Emit, type JobContext } from './context.js';
 import type { LocatedServer } from './locate.js';
 import { publishable } from './publishable.js';
 import { transfer } from './transfer.js';
@@ -58,12 +58,12 @@ export async function send(delivery: Delivery, capture: Capture, sources: Readon
     if (from === undefined) throw new DrError('internal', `the capture of ${server.server} has no ${disk.target}`);
     const place = await agent.call('store.incomplete', { store: storeOf(target), server: server.server, disk: disk.disk, reproveAfterSeconds: config.reproveAfterSeconds }, { signal });
     const moved = await transfer({
-      from, to: agent, route: routeTo(config, target.reach), path: place.path, start: place.start, readBack: true, signal,
+      from, to: agent, route: routeTo(config, from.agent.host === 'local' ? target.reach : seenFromOthers(target.reach)), path: place.path, start: place.start, readBack: true, signal,
       ...(target.bandwidthBytesPerSecond === undefined ? {} : { limitBytesPerSecond: target.bandwidthBytesPerSecond }),
       show: { emit, what: 'sending', server: server.server, disk: disk.disk, to: target.name },
     });
     if (from.digest !== undefined && from.digest !== moved.digest) {
-      throw new DrError('digest-mismatch', `${server.server} disk ${disk.disk}: what was read from the cache drive is not what was captured. The image on ${target.name} was not completed; older copies are untouched.`,
+      throw new DrError('cache-lost', `${server.server} disk ${disk.disk}: what was read from the cache drive is not what was captured. The image on ${target.name} was not completed; older copies are untouched.`,
         'Replace the cache drive; the next run works without it.');
     }
     proofs[disk.disk] = { ticket: moved.ticket, digest: moved.digest };
@@ -104,7 +104,7 @@ async function rotate({ context, server, target, agent, signal }: Delivery, plan
 function intentOf({ context, server }: Delivery, capture: Capture, set: SetId, generation: number): SetIntent {
   return {
     version: 1, set, generation, anvil: context.anvil.name, job: context.job.name, server: server.server, uuid: server.uuid, node: server.node,
-    nodes: context.anvil.nodes,
+    nodes: context.anvil.nodes.map(seenFromOthers),
     capture: server.mode === 'live' ? 'live' : 'cold', consistency: capture.consistency, capturedAt: capture.capturedAt,
     disks: server.disks.map(({ disk, target, bytes }) => ({ disk, target, bytes })),
   };

@@ -5,7 +5,7 @@ import { DrError, ERRORS } from '../model/errors.js';
 import type { ImageReport, ServerReport } from '../model/report.js';
 import { step } from '../system/steps.js';
 import { cacheCapture, type CachedCapture } from './cache-capture.js';
-import { routeTo, storeOf, type Emit, type JobContext } from './context.js';
+import { routeTo, seenFromOthers, storeOf, type Emit, type JobContext } from './context.js';
 import { complete, send, type Delivered, type Delivery, type DiskSource } from './deliver.js';
 import type { Hosts } from './hosts.js';
 import type { PlannedServer } from './plan-job.js';
@@ -23,7 +23,7 @@ export class ServerRun {
   #capture: Capture | undefined;
   #captureOpen = false;
   #cached: CachedCapture | undefined;
-  #delivered: { readonly delivery: Delivery; readonly capture: Capture; readonly delivered: Delivered }[] = [];
+  readonly #delivered: { readonly delivery: Delivery; readonly capture: Capture; readonly delivered: Delivered }[] = [];
   #failedTargets: { readonly target: string; readonly error: DrError }[] = [];
   #wentDown: number | undefined;
   #downMs = 0;
@@ -117,7 +117,7 @@ export class ServerRun {
     this.#owesStart = true;
     const { downAt } = await this.#node.call('capture.shutDown', {
       uri: anvil.libvirt, server: at.server, uuid: at.uuid, timeoutSeconds: job.shutdownTimeoutSeconds, onTimeout: job.onShutdownTimeout,
-      lateWatchSeconds: job.lateShutdownWatchSeconds, peers: anvil.nodes.filter((node) => node !== at.node).map((node) => routeTo(config, node)),
+      lateWatchSeconds: job.lateShutdownWatchSeconds, peers: anvil.nodes.filter((node) => node !== at.node).map((node) => routeTo(config, at.node === 'local' ? node : seenFromOthers(node))),
       ...(anvil.commands.shutdown === undefined ? {} : { shutdownCommand: [...anvil.commands.shutdown] }),
       ...(anvil.commands.start === undefined ? {} : { startCommand: [...anvil.commands.start] }),
     }, { signal: this.signal });
@@ -154,10 +154,13 @@ export class ServerRun {
       this.#cached = cache === undefined ? undefined : await cacheCapture(this, this.#capture, cache, signal, (note) => { this.note(note); });
       if (this.#cached === undefined) await this.#sendAll(this.#capture, this.#direct(this.#capture), targets, signal);
     } catch (error) {
-      throw watch?.signal.aborted === true ? watch.signal.reason : error;
+      if (watch?.signal.aborted === true) throw watch.signal.reason;
+      if (DrError.from(error).code === 'source-failed') await this.#closeCapture(); // which knows why better, if it was given up
+      throw error;
     } finally {
       watch?.stop();
     }
+    await watch?.lastLook();
     await this.#closeCapture();
     await this.bringBack().catch(() => undefined); // what was captured is good all the same; it is tried again, and told, at the end
   }
@@ -166,10 +169,16 @@ export class ServerRun {
   async deliver(): Promise<void> {
     if (this.#capture === undefined) return;
     if (this.#cached !== undefined) {
-      const missed = await this.#sendAll(this.#capture, this.#cached.sources, this.#targets, this.signal);
+      const missed = await this.#sendAll(this.#capture, this.#cached.sources, this.#targets, this.signal, () => this.#completeArrived());
       if (missed.length > 0) await this.#takeAgain(missed);
     }
-    for (const { delivery, capture, delivered } of this.#delivered) {
+    await this.#completeArrived();
+    this.#complete = true;
+  }
+
+  /** Completes what has arrived whole of a capture that is known to be valid: whatever happens to other targets later can't undo that. */
+  async #completeArrived(): Promise<void> {
+    for (const { delivery, capture, delivered } of this.#delivered.splice(0)) {
       try {
         await complete(delivery, capture, delivered);
         this.#images.push(...delivered.images);
@@ -177,7 +186,6 @@ export class ServerRun {
         this.#targetFailed(delivery.target.name, error);
       }
     }
-    this.#complete = true;
   }
 
   /** The cache drive was lost before everything on it had arrived: that costs the run its cache, not the server. */
@@ -237,12 +245,14 @@ export class ServerRun {
   }
 
   /** One target after the other; one that fails does not keep the others from being served. Gives those that a lost cache drive kept from being served. */
-  async #sendAll(capture: Capture, sources: Readonly<Record<string, DiskSource>>, targets: readonly TargetConfig[], signal: AbortSignal): Promise<readonly TargetConfig[]> {
+  async #sendAll(capture: Capture, sources: Readonly<Record<string, DiskSource>>, targets: readonly TargetConfig[], signal: AbortSignal,
+    arrived: () => Promise<void> = () => Promise.resolve()): Promise<readonly TargetConfig[]> {
     const missed: TargetConfig[] = [];
     for (const target of targets) {
       const delivery: Delivery = { context: this.context, server: this.plan.at, target, agent: this.hosts.agent(target.host), signal, emit: this.emit };
       try {
         this.#delivered.push({ delivery, capture, delivered: await send(delivery, capture, sources) });
+        await arrived();
       } catch (error) {
         if (signal.aborted || this.#node.lost.aborted) throw error;
         if (isCacheLost(error, sources)) missed.push(target);
@@ -275,5 +285,5 @@ export class ServerRun {
 /** Whether a transfer failed because what lies on a cache drive can't be read, or is not what was captured. */
 function isCacheLost(error: unknown, sources: Readonly<Record<string, DiskSource>>): boolean {
   const cached = Object.values(sources).filter(({ digest }) => digest !== undefined);
-  return cached.length > 0 && (['source-failed', 'digest-mismatch'].includes(DrError.from(error).code) || cached.some(({ agent }) => agent.lost.aborted));
+  return cached.length > 0 && (['source-failed', 'cache-lost'].includes(DrError.from(error).code) || cached.some(({ agent }) => agent.lost.aborted));
 }

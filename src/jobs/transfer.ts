@@ -21,9 +21,14 @@ export interface TransferOrder {
 
 export type Transferred = SendResult & Pick<ReceiveResult, 'bytesWritten' | 'proof' | 'provenSince'> & { readonly ticket: string };
 
+/** A transfer that has not come a block further for so long is given up, in milliseconds: somewhere a disk hangs. */
+const STALL_MS = 10 * 60_000;
+
 /** Throws what either side threw. The received digest is held against the sent one here and again when the set is proven. */
 export async function transfer(order: TransferOrder): Promise<Transferred> {
-  const { from, to, signal } = order;
+  const { from, to } = order;
+  await using watchdog = stallWatch(order);
+  const { signal } = watchdog;
   const { emit, ...shown } = order.show;
   const show = (state: TransferEvent['state'], done: number, sent: number): void => {
     emit({ kind: 'transfer', state, ...shown, done, total: from.source.bytes, sent });
@@ -34,16 +39,47 @@ export async function transfer(order: TransferOrder): Promise<Transferred> {
     const sent = await from.agent.call('transfer.send', {
       source: from.source, to: order.route, ticket, secret,
       ...(order.limitBytesPerSecond === undefined ? {} : { limitBytesPerSecond: order.limitBytesPerSecond }),
-    }, { signal, onProgress: (progress) => { show('progress', progress.done, progress.sent); } });
+    }, { signal, onProgress: (progress) => { watchdog.moved(progress.done); show('progress', progress.done, progress.sent); } });
     const received = await to.call('transfer.accept', { ticket }, { signal });
     if (received.digest !== sent.digest) {
       throw new DrError('digest-mismatch', `${to.host} received ${received.digest}, ${from.agent.host} sent ${sent.digest}`, 'Run the job again; if it happens twice, test the memory of both hosts.');
     }
     show('end', from.source.bytes, sent.bytesSent);
     return { ...sent, bytesWritten: received.bytesWritten, proof: received.proof, provenSince: received.provenSince, ticket };
-  } catch (error) {
+  } catch (thrown) {
+    const error: unknown = watchdog.stalled() ?? thrown;
     show('failed', 0, 0);
-    await to.call('transfer.abort', { ticket }).catch(() => undefined); // the receiver also ends by itself
+    await to.call('transfer.abort', { ticket }, { signal: AbortSignal.timeout(ABORT_MS) }).catch(() => undefined); // the receiver also ends by itself
     throw error;
   }
+}
+
+/** How long the receiver's agent is waited for when a transfer is given up, in milliseconds. */
+const ABORT_MS = 5_000;
+
+/** The order's signal, aborted also when the transfer stands still. */
+function stallWatch({ signal, from, to, path }: TransferOrder): AsyncDisposable & { readonly signal: AbortSignal; moved(done: number): void; stalled(): DrError | undefined } {
+  const stall = new AbortController();
+  let stalled: DrError | undefined;
+  let last = -1;
+  const giveUp = (): void => {
+    stalled = new DrError('timeout', `nothing has moved for ${String(STALL_MS / 60_000)} min between ${from.agent.host} and ${path} on ${to.host}. The image was not completed; older copies are untouched.`,
+      'Look for a disk or a mount that hangs on either host.');
+    stall.abort(stalled);
+  };
+  let timer = setTimeout(giveUp, STALL_MS);
+  return {
+    signal: AbortSignal.any([signal, stall.signal]),
+    moved: (done) => {
+      if (done === last) return;
+      last = done;
+      clearTimeout(timer);
+      timer = setTimeout(giveUp, STALL_MS);
+    },
+    stalled: () => stalled,
+    [Symbol.asyncDispose]: () => {
+      clearTimeout(timer);
+      return Promise.resolve();
+    },
+  };
 }

@@ -80,7 +80,11 @@ async function verifyOne(open: OpenStore, found: Sighting, images: readonly Imag
   if (now === undefined || now.touched.mtime !== image.touched.mtime || now.touched.bytes !== image.touched.bytes) {
     return { outcome: 'modified', detail: 'it changed while it was read; run dr verify again' };
   }
-  if (outcome.kind === 'unreadable') return { outcome: 'damaged', detail: outcome.error.message };
+  if (outcome.kind === 'unreadable') {
+    // A copy that can't be read is no copy: kept as proven it would be recycled last, and booted first.
+    if (outcome.error.code === 'source-failed' || outcome.error.code === 'io') await open.catalog.retract(set, `damaged: ${image.name}: ${outcome.error.message}`);
+    return { outcome: 'damaged', detail: outcome.error.message };
+  }
 
   const equal = outcome.digest === proof.digest && image.bytes === proof.bytes;
   if (now.modified !== undefined) return { outcome: 'modified', detail: `${now.modified}; its content ${equal ? 'still equals' : 'no longer equals'} its proof` };
