@@ -31,14 +31,15 @@ describe('a job of a server that is off', function () {
     target = lab.host('dr01');
     admin = new Admin(lab.host('head01'));
     guest = await lab.addGuest('node01', { name: 'Off01', start: false, disks: [
-      { path: `${images}/root.raw` }, { path: `${images}/data.qcow2`, format: 'qcow2', backing: true, sizeMiB: 8 }, { path: `${images}/old.raw`, sizeMiB: 8 },
+      { path: `${images}/root.raw` }, { path: `${images}/data.qcow2`, format: 'qcow2', backing: true, sizeMiB: 8 }, { path: `${images}/old.raw`, sizeMiB: 12 },
     ] });
     const [root, data, old] = guest.disks;
     assert.ok(root !== undefined && data !== undefined && old !== undefined);
     disks = { root, data, old };
     // In the backing file too, so that a hole in the upper file would show what is below.
     await node.run('qemu-io', ['-f', 'qcow2', '-c', 'write -P 0xff 0 8M', `${data.path}.base`]);
-    for (const disk of [1, 2]) await fill(guest, disk, 'write -P 0xff 0 8M');
+    await fill(guest, 1, 'write -P 0xff 0 8M');
+    await fill(guest, 2, 'write -P 0xff 0 12M');
     lifecycle = await Lifecycle.watch(node);
   });
   after(async () => { await Lab.down(LAB); });
@@ -67,16 +68,16 @@ describe('a job of a server that is off', function () {
   it('overwrites old data with the zeros and holes of the source, also where a disk grew, shrank or appeared', async () => {
     await fill(guest, 1, 'write -z 0 1M', 'discard 1M 1M', 'write -P 0x11 2500k 4k');
     await node.run('qemu-img', ['resize', '-q', `${images}/data.qcow2`, '11M']);
-    await node.run('fallocate', ['--punch-hole', '--offset', '2MiB', '--length', '3MiB', `${images}/old.raw`]);
-    await fill(guest, 2, 'write -P 0 5632k 4k', 'write -P 0x22 1028k 4k');
-    await node.run('truncate', ['--size=5772800', `${images}/old.raw`]); // sectors, but no blocks: 5.5 MiB and a little
+    await node.run('fallocate', ['--punch-hole', '--offset', '2MiB', '--length', '6MiB', `${images}/old.raw`]);
+    await fill(guest, 2, 'write -P 0 8704k 4k', 'write -P 0x22 1028k 4k');
+    await node.run('truncate', ['--size=9967104', `${images}/old.raw`]); // sectors, but no blocks: 9.5 MiB and a little
     await node.run('sh', ['-c', 'head -c 1500160 /dev/urandom > "$1"', 'sh', `${images}/extra.raw`]);
     await node.run('virsh', ['attach-disk', 'Off01', `${images}/extra.raw`, 'vdd', '--subdriver', 'raw', '--config']);
     disks['extra'] = { path: `${images}/extra.raw`, format: 'raw' };
     await runsAndEquals();
     const seen = await files(target, 'Off01');
-    assert.deepEqual(['data', 'old', 'extra'].map((disk) => seen.get(`Off01_${disk}_1`)?.bytes), [11 * MIB, 5_772_800, 1_500_160]);
-    assert.deepEqual(['data', 'old'].map((disk) => seen.get(`Off01_${disk}_2`)?.bytes), [8 * MIB, 8 * MIB], 'an older copy changed its size');
+    assert.deepEqual(['data', 'old', 'extra'].map((disk) => seen.get(`Off01_${disk}_1`)?.bytes), [11 * MIB, 9_967_104, 1_500_160]);
+    assert.deepEqual(['data', 'old'].map((disk) => seen.get(`Off01_${disk}_2`)?.bytes), [8 * MIB, 12 * MIB], 'an older copy changed its size');
   });
 
   it('goes on without a disk that went away, and keeps it in the older copy', async () => {
