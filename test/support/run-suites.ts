@@ -25,7 +25,7 @@ const SUITES: readonly Suite[] = [
   { name: 'unit', limit: 600, together: false },
   { name: 'conformance', limit: 600, together: false },
   { name: 'capture', limit: 600, together: false },
-  { name: 'lab-tests', limit: 420, together: false },
+  { name: 'lab-tests', limit: 900, together: false },
   { name: 'faults', limit: 2400, together: false },
 ];
 
