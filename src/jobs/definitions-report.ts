@@ -1,3 +1,4 @@
+import { targetNamed } from '../config/lookup.js';
 import { compareDefinition } from '../definitions/compare.js';
 import { rewriteDefinition } from '../definitions/rewrite.js';
 import { readDefinition } from '../definitions/read.js';
@@ -7,7 +8,7 @@ import { DrError } from '../model/errors.js';
 import type { DefinitionRow } from '../model/views.js';
 import { jobContext, routeTo, storeOf } from './context.js';
 import { connectAll, type Hosts } from './hosts.js';
-import { targetsNamed, type Asking } from './images.js';
+import type { Asking } from './images.js';
 import { locateServers, type Located } from './locate.js';
 import { observeNodes } from './observe.js';
 import { publishable } from './publishable.js';
@@ -55,8 +56,7 @@ async function rowsOf(target: TargetConfig, hosts: Hosts, wanted: readonly Locat
 
 /** What would be published on the target for this XML. No host is asked. Throws `definition-unusable`. */
 export function previewDefinition(config: Config, { xml, server, target: name }: { readonly xml: string; readonly server: string; readonly target: string }): Promise<string> {
-  const target = targetsNamed(config, name)[0];
-  if (target === undefined) throw new DrError('internal', 'no target');
+  const target = targetNamed(config, name);
   const job = [...config.jobs.values()].find((one) => one.servers.includes(server) && one.targets.includes(name));
   const facts = readDefinition(xml);
   const links = `${target.current}/${server}`;

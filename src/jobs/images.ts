@@ -1,3 +1,4 @@
+import { targetNamed } from '../config/lookup.js';
 import type { TargetConfig, Config } from '../model/config.js';
 import { DrError } from '../model/errors.js';
 import type { ImageRow } from '../model/report.js';
@@ -12,9 +13,7 @@ import { connectAll } from './hosts.js';
 /** All targets, or the one named. Throws `usage` for a name that is not configured. */
 export function targetsNamed(config: Config, name: string | undefined): readonly TargetConfig[] {
   if (name === undefined) return [...config.targets.values()];
-  const target = config.targets.get(name);
-  if (target === undefined) throw new DrError('usage', `there is no target ${name} in ${config.file}`, `The targets there are: ${[...config.targets.keys()].join(', ')}.`);
-  return [target];
+  return [targetNamed(config, name)];
 }
 
 /** What several targets are asked for; one that can't answer is told to `onProblem` and left out. */

@@ -1,6 +1,6 @@
 import { join } from 'node:path';
-import { Cron } from 'croner';
 import { z } from 'zod';
+import { nextRun } from '../config/schedule.js';
 import type { Config } from '../model/config.js';
 import { DrError } from '../model/errors.js';
 import type { ServerOnTarget } from '../model/rotation.js';
@@ -35,7 +35,7 @@ async function jobStatus(config: Config, name: string): Promise<JobStatus> {
   const { job } = jobContext(config, name);
   const last = LastRun.safeParse(await readJson(join(stateDirectory('runs'), `${name}.json`)));
   const running = await runningJob(name);
-  const next = job.schedule === undefined ? null : new Cron(job.schedule, { paused: true }).nextRun();
+  const next = job.schedule === undefined ? undefined : nextRun(job.schedule, new Date());
   return {
     job: name, last: last.success ? last.data : null, next: next?.toISOString() ?? null,
     running: running === undefined ? null : { since: running.since, host: running.host, pid: running.pid },
