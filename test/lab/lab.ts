@@ -22,6 +22,8 @@ export interface LabOptions {
   readonly hosts?: readonly string[];
   /** Which of them are virtual machines with a kernel of their own; they take some seconds to boot. */
   readonly virtual?: readonly string[];
+  /** Empty disks of virtual machines, by host, in MiB; see `VmHost.disk`. */
+  readonly disks?: Readonly<Record<string, readonly number[]>>;
   /** The targets' store file system. */
   readonly store?: StoreOptions;
   /** The lab outlives this process; for labs that people use by hand. */
@@ -73,7 +75,7 @@ export class Lab {
     await takeDown(directory);
 
     const hosts = (options.hosts ?? DEFAULT_HOSTS).map((host, index): HostRecord => ({ name: host, role: roleOf(host), address: `10.77.0.${String(11 + index)}`,
-      ...(options.virtual?.includes(host) === true ? { virtual: true } : {}) }));
+      ...(options.virtual?.includes(host) === true ? { virtual: true, disks: options.disks?.[host] ?? [] } : {}) }));
     const record: LabRecord = { name, hosts, drives: [], ...(options.keep === true ? {} : { owner: await myself() }) };
     await mkdir(switchDirectory(directory), { recursive: true, mode: 0o700 });
     await writeRecord(directory, record);

@@ -39,6 +39,8 @@ export interface HostRecord {
   readonly address: string;
   /** A virtual machine with a kernel of its own, not namespaces. */
   readonly virtual?: true;
+  /** Sizes in MiB of a virtual machine's disks beyond its system and store: `/dev/disk/by-id/virtio-disk0`, … */
+  readonly disks?: readonly number[];
 }
 
 /** What `lab.json` says. Processes are not recorded: they are found by their command lines, so a crash can't lose one. */

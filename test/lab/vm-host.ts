@@ -1,6 +1,6 @@
 import { closeSync, openSync } from 'node:fs';
 import { mkdir, readFile, rename, rm, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { lock } from '../../src/system/flock.js';
 import { run, start, type RunOptions, type RunResult } from '../../src/system/run.js';
 import { buildLinux, linuxDirectory } from './guest.js';
@@ -33,6 +33,15 @@ export class VmHost implements LabHost {
     return (await processesWith(await switchInit(this.#lab))).filter(({ argv }) => argv.includes(`lab-${this.name}`) || argv.includes(`--socket-path=${this.name}.sock`));
   }
 
+  #disks(): readonly string[] {
+    return (this.record.disks ?? []).map((_, index) => join(this.directory, `disk${String(index)}.img`));
+  }
+
+  /** One of the empty disks that the lab was brought up with, by a name that stays. */
+  disk(index: number): string {
+    return `/dev/disk/by-id/virtio-disk${String(index)}`;
+  }
+
   async isUp(): Promise<boolean> {
     return (await this.#processes()).length > 0;
   }
@@ -45,6 +54,7 @@ export class VmHost implements LabHost {
       const content = join(this.directory, 'state');
       await run('sh', ['-ec', 'cd "$1"; mkdir state; cp -a host.env bin etc etc-libvirt etc-dr var-lib-libvirt dr-engine log tmp home shared state/', 'sh', this.directory]);
       await makeImage(`${state}.new`, 2048, 'ext4', content);
+      for (const [index, disk] of this.#disks().entries()) await run('truncate', [`--size=${String(this.record.disks?.[index])}M`, disk]);
       await rename(`${state}.new`, state);
       await rm(content, { recursive: true });
     }
@@ -61,12 +71,14 @@ export class VmHost implements LabHost {
         { stdio: ['ignore', log, log], detached: true, cwd: this.directory });
       share.unref();
       await until('virtiofsd', async () => await stat(join(this.directory, socket)).catch(() => undefined));
-      const drive = (file: string): readonly string[] => ['-drive', `file=${file},format=raw,if=virtio,cache=writeback`];
+      const drive = (file: string): readonly string[] => ['-drive', `file=${file},format=raw,if=none,id=${basename(file, '.img')},cache=writeback,discard=unmap`,
+        '-device', `virtio-blk-pci,drive=${basename(file, '.img')},serial=${basename(file, '.img')}`];
+      const store = join(this.directory, 'store.img');
       const machine = start(outer, [...words, 'qemu-system-x86_64', '-name', `lab-${this.name}`, '-machine', 'q35,accel=tcg,memory-backend=mem', '-cpu', 'max', '-smp', '1', '-m', '1536M',
         '-object', 'memory-backend-memfd,id=mem,size=1536M,share=on', '-nodefaults', '-no-user-config', '-display', 'none', '-serial', `file:${console}`,
         '-kernel', images.kernel, '-initrd', images.initrd, '-append', `console=ttyS0 quiet mitigations=off panic=-1 net.ifnames=0 lab.boot=${join(SOURCES, 'vm/boot.sh')}`,
         '-chardev', `socket,id=fs,path=${socket}`, '-device', 'vhost-user-fs-pci,chardev=fs,tag=machine',
-        ...drive(state), ...drive(join(this.directory, 'store.img')),
+        ...drive(state), ...(await stat(store).then(() => drive(store), () => [])), ...this.#disks().flatMap(drive),
         '-netdev', `tap,id=net,ifname=${this.name},script=no,downscript=no`, '-device', `virtio-net-pci,netdev=net,romfile=,mac=${hardwareAddress(this.address)}`,
         '-device', 'virtio-rng-pci', '-no-reboot'], { stdio: ['ignore', log, log], detached: true, cwd: this.directory });
       machine.unref();

@@ -10,6 +10,12 @@ mount -t tmpfs -o mode=755 run /run
 mount -t tmpfs -o mode=1777 tmp /tmp
 ln -sf /proc/self/fd /dev/fd
 
+# LVM and libvirt wait for what udev makes in /dev; nobody else would activate volume groups here.
+/lib/systemd/systemd-udevd --daemon
+udevadm trigger --action=add --subsystem-match=block # a network card would get another name
+udevadm settle
+vgchange --quiet --quiet -aay > /dev/null 2>&1
+
 # The first disk keeps what must survive a power cut; the second is the store.
 mkdir -p /run/state
 mount -o noatime /dev/vda /run/state || { echo 'NO STATE DISK'; exec sh; }
