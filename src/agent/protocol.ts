@@ -5,6 +5,7 @@ import type { Obligation } from '../model/obligation.js';
 import type { RotationStep, ServerOnTarget } from '../model/rotation.js';
 import type { DomainState, ServerSeen } from '../model/server.js';
 import type { Verified } from '../model/views.js';
+import type { Start } from '../transfer/ticket.js';
 
 /** The typed requests between head and hands: JSON-RPC 2.0 over the standard streams of `dr agent`. */
 
@@ -110,8 +111,8 @@ export interface Requests {
   'cache.remove': [{ path: string }, Record<string, never>];
 
   // data: destination, source, destination
-  /** Prepares to receive into an existing file or device of `bytes`. `fresh`: it was made for this and reads as zeros. `recycle`: the digests of what it holds are in this file. */
-  'transfer.offer': [{ path: string; bytes: number; start: 'fresh' | 'read' | { recycle: string; provenSince: string }; readBack: boolean }, { ticket: string; secret: string }];
+  /** Prepares to receive into an existing file or device of `bytes`. */
+  'transfer.offer': [{ path: string; bytes: number; start: Start; readBack: boolean }, { ticket: string; secret: string }];
   'transfer.send': [{ source: DataSource; to: Route; ticket: string; secret: string; limitBytesPerSecond?: number }, SendResult];
   'transfer.accept': [{ ticket: string }, ReceiveResult];
   'transfer.abort': [{ ticket: string }, Record<string, never>];
@@ -123,7 +124,7 @@ export interface Requests {
   'store.observe': [{ store: StoreRef; servers: { server: string; uuid: string; anvil: string; disks: string[]; copies: number }[] | 'all' }, { servers: ServerOnTarget[]; space: Space }];
   'store.execute': [{ store: StoreRef; server: string; steps: RotationStep[] }, Record<string, never>];
   /** Where an `incomplete` image is written and what its old blocks are known to be. */
-  'store.incomplete': [{ store: StoreRef; server: string; disk: string; reproveAfterSeconds: number }, { path: string; bytes: number; start: 'fresh' | 'read' | { recycle: string; provenSince: string } }];
+  'store.incomplete': [{ store: StoreRef; server: string; disk: string; reproveAfterSeconds: number }, { path: string; bytes: number; start: Start }];
   /** Writes the manifest, once every disk's received digest equals the sent one. From here the set is complete. */
   'store.prove': [{ store: StoreRef; set: SetId; disks: Record<string, { ticket: string; digest: string }>; definition: string; nvram?: string; tpm?: string }, { manifest: Manifest }];
   /**

@@ -13,11 +13,26 @@ export const SET_ID = /^\d{8}T\d{6}Z-[0-9a-f]{16}$/;
 export type ImageDigest = string;
 
 /** Evidence that nobody wrote to an image since its proof. A hint: anything else means reading it again. */
-export interface Touched {
+export type Touched = TouchedFile | TouchedVolume;
+
+export interface TouchedFile {
   readonly inode: string;
   readonly bytes: number;
   /** Modification time in nanoseconds, decimal. */
   readonly mtime: string;
+}
+
+export interface TouchedVolume {
+  /** The logical volume's UUID. */
+  readonly volume: string;
+  /** The volume's size, slack included. */
+  readonly bytes: number;
+  /** What the kernel counted since the volume was activated; absent while it is not. */
+  readonly counted?: undefined | { readonly boot: string;
+    /** Names one activation of one device for as long as the host is up (`diskseq`). */
+    readonly device: string;
+    /** Writes and discards, decimal. */
+    readonly writes: string };
 }
 
 /** The proof of one image, as written into the manifest. */
@@ -85,10 +100,15 @@ export interface StoredImage {
   /** Set when it was booted or changed by hand: when, and how that is known. */
   readonly modified?: string;
   /**
-   * What the content was when the identity was bound, as long as nothing was written since: zeros of a new image, or another
-   * set's image. Absent: unknown.
+   * What the content was when the identity was bound, as long as nothing was written since: zeros of a new image (`fresh`), whatever lay on the
+   * disks before a new volume (`stale`), or another set's image. Absent: unknown.
    */
-  readonly origin?: 'fresh' | { readonly set: SetId; readonly disk: string };
+  readonly origin?: 'fresh' | 'stale' | { readonly set: SetId; readonly disk: string };
+}
+
+/** The sets that images are bound to, or were before the first write: their records are still wanted. */
+export function boundSets(images: readonly Pick<StoredImage, 'identity' | 'origin'>[]): ReadonlySet<SetId> {
+  return new Set(images.flatMap(({ identity, origin }) => [identity?.set ?? [], typeof origin === 'object' ? origin.set : []].flat()));
 }
 
 /** What is known of one image after manifests, marks and openers have been looked at. */

@@ -44,11 +44,10 @@ async function move({ store, current }: Places, server: string, { set, from, to,
     return { disk, image };
   });
   for (const { disk, image } of images) await store.giveName(image, imageName(server, disk, to));
-
-  const linked = await current.read(server);
-  if (linked?.set === set && linked.slot !== to) await current.point(server, { set, slot: to, paths: pathsOf(store, server, to, disks) });
-
   const after = await store.list();
+  const linked = await current.read(server);
+  if (linked?.set === set && linked.slot !== to) await current.point(server, { set, slot: to, paths: pathsOf(after, server, to, disks) });
+
   for (const { disk, image } of images) {
     const given = after.find((one) => one.name === imageName(server, disk, to));
     if (given?.key !== image.key) throw changed(imageName(server, disk, to), 'the image that was given this name has lost it again');
@@ -66,7 +65,7 @@ async function pointCurrent({ store, catalog, current }: Places, server: string,
     const name = imageName(server, disk, slot);
     if (!isOf(images.find((image) => image.name === name), set, disk)) throw changed(name, `it is not the image of the set ${set} any more`);
   }
-  await current.point(server, { set, slot, paths: pathsOf(store, server, slot, disks) });
+  await current.point(server, { set, slot, paths: pathsOf(images, server, slot, disks) });
 }
 
 /** The intent first, so that no image is ever bound to a capture that nothing is known of. */
@@ -121,8 +120,14 @@ function isOf(image: StoredImage | undefined, set: SetId, disk: string): image i
   return image?.identity?.set === set && image.identity.disk === disk;
 }
 
-function pathsOf(store: Store, server: string, slot: Slot, disks: readonly string[]): Record<string, string> {
-  return Object.fromEntries(disks.map((disk) => [disk, store.pathOf(imageName(server, disk, slot))]));
+/** Where the images are that have their names in this slot. */
+function pathsOf(images: readonly StoredImage[], server: string, slot: Slot, disks: readonly string[]): Record<string, string> {
+  return Object.fromEntries(disks.map((disk) => {
+    const name = imageName(server, disk, slot);
+    const image = images.find((one) => one.name === name);
+    if (image === undefined) throw changed(name, 'it is not there any more');
+    return [disk, image.path];
+  }));
 }
 
 function changed(what: string, why: string): DrError {

@@ -1,10 +1,11 @@
-import type { DiskProof, ImageState, Manifest, SetId, SetIntent, StoredImage, Touched } from '../model/image-set.js';
+import type { ImageState, Manifest, SetId, SetIntent, StoredImage } from '../model/image-set.js';
 import { imageBase, type Slot } from '../model/names.js';
 import type { ImageSeen, ServerOnTarget } from '../model/rotation.js';
 import { DrError } from '../model/errors.js';
 import type { Activated } from './activated.js';
 import type { OpenStore } from './open.js';
 import type { CurrentLinks } from './store.js';
+import { touchedSince } from './touched.js';
 import { usersOf } from './users.js';
 
 /** What is there, and what it is worth: the listing held against the records. Looking is apart from judging. */
@@ -136,19 +137,11 @@ function stateOf(image: StoredImage, identity: NonNullable<StoredImage['identity
   if (record.manifest === undefined) return lacking(record.void);
   const proof = record.manifest.disks.find(({ disk }) => disk === identity.disk);
   if (proof === undefined) return lacking(`its set's manifest has no disk ${identity.disk}`);
-  const difference = touchedSince(proof, image.touched);
-  if (difference !== undefined) return { state: 'modified', because: `changed since its proof: ${difference}` };
+  const compared = touchedSince(proof, image);
+  if (compared.kind === 'touched') return { state: 'modified', because: `changed since its proof: ${compared.why}` };
   const missing = record.manifest.disks.find(({ disk }) => !sighting.images.some((other) => other.identity?.set === identity.set && other.identity.disk === disk && other.base === imageBase(record.about.server, disk)));
   if (missing !== undefined) return lacking(`the disk ${missing.disk} of its set is missing`);
   return { state: 'proven' };
-}
-
-/** How an image differs from the state in which it was proven, if it does. */
-export function touchedSince(proof: Pick<DiskProof, 'touched' | 'bytes'>, now: Touched): string | undefined {
-  if (now.bytes !== proof.touched.bytes || now.bytes !== proof.bytes) return `it is ${String(now.bytes)} bytes long, not ${String(proof.bytes)}`;
-  if (now.inode !== proof.touched.inode) return 'it is another file (inode)';
-  if (now.mtime !== proof.touched.mtime) return `it was written ${new Date(Number(BigInt(now.mtime) / 1_000_000n)).toISOString()}`;
-  return undefined;
 }
 
 /** The foreign things whose names a rotation of this server would need: every slot up to one above the highest. */

@@ -4,7 +4,7 @@ import { chmod, link, lstat, open, readdir, statfs, unlink, type FileHandle } fr
 import { join } from 'node:path';
 import { DrError } from '../model/errors.js';
 import type { Space } from '../model/host.js';
-import { SET_ID, type StoredImage } from '../model/image-set.js';
+import { boundSets, SET_ID, type SetId, type StoredImage } from '../model/image-set.js';
 import { parseImageName } from '../model/names.js';
 import { hasCode, makeDirectory, removeDurable, syncDirectory } from '../system/durable.js';
 import { bootId, startTime } from '../system/processes.js';
@@ -194,6 +194,10 @@ export class FileSystemStore implements Store {
       if (madeIn === boot && await startTime(Number(pid)) === started) continue;
       await removeDurable(join(workshop, entry));
     }
+  }
+
+  async bound(): Promise<ReadonlySet<SetId>> {
+    return boundSets(await this.list());
   }
 
   /** Where images and probes are made before they have a name. */

@@ -4,9 +4,9 @@ import { imageName } from '../model/names.js';
 import { hasCode } from '../system/durable.js';
 import { imageDigestOfFile } from '../transfer/image-digest.js';
 import type { Start } from '../transfer/ticket.js';
-import { touchedSince } from './examine.js';
 import type { OpenStore } from './open.js';
 import type { Catalog } from './store.js';
+import { touchedSince } from './touched.js';
 import { usersOf } from './users.js';
 
 /**
@@ -37,14 +37,14 @@ Promise<{ readonly path: string; readonly bytes: number; readonly start: Start }
 /** Old blocks count as proven only if everything fits: the old set's proof, the untouched image, the digests, and the proof's age. */
 async function startOf(catalog: Catalog, image: StoredImage, reproveAfterSeconds: number, now: Date): Promise<Start> {
   if (image.origin === undefined) return 'read';
-  if (image.origin === 'fresh') return 'fresh';
+  if (image.origin === 'fresh' || image.origin === 'stale') return image.origin;
   const { set, disk } = image.origin;
   const manifest = await catalog.manifest(set).catch((error: unknown) => {
     if (error instanceof DrError && error.code === 'manifest-damaged') return undefined; // then there is no proof
     throw error;
   });
   const proof = manifest?.disks.find((one) => one.disk === disk);
-  if (proof === undefined || proof.proof !== 'device' || touchedSince(proof, image.touched) !== undefined) return 'read';
+  if (proof === undefined || proof.proof !== 'device' || touchedSince(proof, image).kind !== 'untouched') return 'read';
   const age = now.getTime() - Date.parse(proof.provenSince);
   if (!(age >= 0 && age <= reproveAfterSeconds * 1000)) return 'read'; // also when the clock was set back
   const recycle = catalog.digestsPath(set, disk);

@@ -48,7 +48,7 @@ export async function prove({ store, catalog }: OpenStore, request: ProofRequest
       throw new DrError('digest-mismatch', `${intent.server} disk ${disk}: what was received is not what was captured. The set was not completed; older copies are untouched.`, 'Run the job again. If it happens again, check memory and network of both hosts.');
     }
     const settled = await store.settle(image);
-    if (settled.bytes < bytes || (settled.bytes !== bytes && store.ref.startsWith('fs:'))) throw incomplete(intent, `the image of ${disk} is ${String(settled.bytes)} bytes long, not ${String(bytes)}`);
+    if (settled.bytes !== bytes) throw incomplete(intent, `the image of ${disk} is ${String(settled.bytes)} bytes long, not ${String(bytes)}`);
     await keepDigests(intent, disk, ticket, catalog.digestsPath(intent.set, disk), { bytes, digest });
     proofs.push({ disk, target, bytes, digest, proof: received.proof, provenSince: received.provenSince, touched: settled.touched });
   }

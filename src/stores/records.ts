@@ -43,7 +43,10 @@ const manifestSchema = z.object({
     digest: z.string().regex(/^sha256-[0-9A-Za-z]+:[0-9a-f]{64}$/),
     proof: z.enum(['device', 'cached']),
     provenSince: time,
-    touched: z.object({ inode: z.string(), bytes, mtime: z.string() }),
+    touched: z.union([
+      z.object({ inode: z.string(), bytes, mtime: z.string() }),
+      z.object({ volume: z.string(), bytes, counted: z.object({ boot: z.string(), device: z.string(), writes: z.string() }).optional() }),
+    ]),
   })).min(1),
   attachments: z.record(z.string(), z.string()),
 });

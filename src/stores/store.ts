@@ -24,7 +24,7 @@ export interface Store {
   list(): Promise<StoredImage[]>;
   /** Makes a new image under a free name, identity bound before the name appears. Throws `exists`, `no-space`. */
   allocate(name: string, bytes: number, identity: Identity): Promise<StoredImage>;
-  /** Changes the size; what is cut off is gone, what is added reads as zeros in a file system and as anything in LVM. */
+  /** Changes the size; what is cut off is gone, what is added reads as zeros in a file system and as anything in LVM (the image's origin is `stale` or unknown then). */
   resize(image: StoredImage, bytes: number): Promise<StoredImage>;
   /**
    * Binds another capture identity to an image of ours. What it was bound to before is kept as its `origin` until the first write, so that
@@ -40,8 +40,6 @@ export interface Store {
   takeName(image: StoredImage, name: string): Promise<void>;
   /** Removes an image of ours, with the identity given; one that is gone is fine. */
   remove(image: StoredImage, identity: Identity): Promise<void>;
-  /** A path that leads to the image under the given name for as long as it has that name. */
-  pathOf(name: string): string;
   /** Durably marks an image as changed by hand, or clears the mark. */
   markModified(image: StoredImage, why: string | undefined): Promise<void>;
   /** Durably drops the note of what the image's content was (`origin`): to be called before anything is written into it. */
@@ -50,8 +48,13 @@ export interface Store {
   settle(image: StoredImage): Promise<StoredImage>;
   /** Binds an identity to an image that need not be ours, once its digests were found to be that set's (`dr verify --adopt`). */
   adopt(image: StoredImage, identity: Identity): Promise<void>;
-  /** Removes what allocations that died left behind. */
+  /** Removes what allocations that died left behind, and makes every image of ours accessible (a volume may be inactive). */
   tidy(): Promise<void>;
+  /**
+   * All sets that images are or were bound to, in this store and any other that shares its catalog: their records are still wanted. Throws `store-unusable`
+   * if that can't be known now (a volume group is missing).
+   */
+  bound(): Promise<ReadonlySet<SetId>>;
 }
 
 /** What a target remembers of captures, by identity: intents, manifests, digests, attachments. */

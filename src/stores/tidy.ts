@@ -6,7 +6,7 @@ import { stateDirectory } from '../system/state.js';
 import { readActivated, releaseActivated, type Activated } from './activated.js';
 import { judge, newestWhole, sight, type Sighting, type WholeSet } from './examine.js';
 import type { OpenStore } from './open.js';
-import type { CurrentLinks } from './store.js';
+import type { CurrentLinks, Store } from './store.js';
 
 /**
  * Removes what dead runs left (unfinished allocations, records of sets without images) and has every server's `current` lead to its
@@ -16,10 +16,11 @@ import type { CurrentLinks } from './store.js';
 export async function tidy(open: OpenStore, current: CurrentLinks, holding?: string): Promise<void> {
   await open.store.tidy();
   const found = await sight(open);
+  const bound = await boundIn(open.store);
   const servers = [...new Set([...found.records.values()].map(({ about }) => about.server))];
   for (const server of servers) {
     if (holding !== undefined && server !== holding) continue;
-    if (!await untidy(found, current, server)) continue;
+    if (!await untidy(found, bound, current, server)) continue;
     if (holding === server) {
       await tidyServer(open, current, server);
       continue;
@@ -34,8 +35,8 @@ export async function tidy(open: OpenStore, current: CurrentLinks, holding?: str
   }
 }
 
-async function untidy(found: Sighting, current: CurrentLinks, server: string): Promise<boolean> {
-  if (forgettable(found, server).length > 0) return true;
+async function untidy(found: Sighting, bound: ReadonlySet<SetId> | undefined, current: CurrentLinks, server: string): Promise<boolean> {
+  if (forgettable(found, bound, server).length > 0) return true;
   const wanted = wantedLink(found, server, (await readActivated()).get(server));
   if (wanted === undefined) return false;
   const link = await current.read(server).catch((error: unknown) => {
@@ -46,7 +47,7 @@ async function untidy(found: Sighting, current: CurrentLinks, server: string): P
 }
 
 async function tidyServer(open: OpenStore, current: CurrentLinks, server: string): Promise<void> {
-  for (const set of forgettable(await sight(open), server)) await open.catalog.forget(set);
+  for (const set of forgettable(await sight(open), await boundIn(open.store), server)) await open.catalog.forget(set);
   await repoint(open, current, server);
 }
 
@@ -67,11 +68,19 @@ function wantedLink(found: Sighting, server: string, activated: Activated | unde
 }
 
 /** Sets without an image whose digests nobody can need any more. The newest record stays: it is where generations go on counting. */
-function forgettable({ images, records }: Sighting, server: string): SetId[] {
-  const used = new Set(images.flatMap(({ identity, origin }) => [identity?.set, origin === 'fresh' ? undefined : origin?.set]));
+function forgettable({ records }: Sighting, bound: ReadonlySet<SetId> | undefined, server: string): SetId[] {
+  if (bound === undefined) return [];
   const mine = [...records].filter(([, { about }]) => about.server === server);
   const newest = Math.max(...mine.map(([, { about }]) => about.generation));
-  return mine.filter(([set, { about }]) => !used.has(set) && about.generation < newest).map(([set]) => set);
+  return mine.filter(([set, { about }]) => !bound.has(set) && about.generation < newest).map(([set]) => set);
+}
+
+/** Undefined while a part of the store is missing: nothing is forgotten then. */
+async function boundIn(store: Store): Promise<ReadonlySet<SetId> | undefined> {
+  return await store.bound().catch((error: unknown) => {
+    if (error instanceof DrError && error.code === 'store-unusable') return undefined;
+    throw error;
+  });
 }
 
 /**

@@ -11,6 +11,7 @@ import type { Verified } from '../model/views.js';
 import { readImage } from './reader.js';
 import type { CurrentLinks } from './store.js';
 import { repoint } from './tidy.js';
+import { compareTouched } from './touched.js';
 
 export interface Watching {
   readonly signal: AbortSignal;
@@ -77,7 +78,7 @@ async function verifyOne(open: OpenStore, found: Sighting, images: readonly Imag
   const began = new Date().toISOString();
   const outcome = await readImage(image.path, Math.min(image.bytes, proof.bytes), haveDigests ? digests : undefined, watching.signal, watching.report);
   const now = (await open.store.list()).find((one) => one.key === image.key && one.identity?.set === set);
-  if (now === undefined || now.touched.mtime !== image.touched.mtime || now.touched.bytes !== image.touched.bytes) {
+  if (now === undefined || compareTouched(image.touched, now.touched).kind !== 'untouched') {
     return { outcome: 'modified', detail: 'it changed while it was read; run dr verify again' };
   }
   if (outcome.kind === 'unreadable') {
@@ -128,7 +129,7 @@ async function adoptLost(open: OpenStore, found: Sighting, server: string, { sig
     const match = outcome?.kind === 'read' ? candidates.find(({ proof }) => proof.digest === outcome.digest) : undefined;
     if (match === undefined || bound.has(`${match.set}/${match.proof.disk}`)) continue;
     const now = (await open.store.list()).find((one) => one.key === image.key && one.name === image.name);
-    if (now === undefined || now.touched.mtime !== image.touched.mtime) continue; // it changed while it was read
+    if (now === undefined || compareTouched(image.touched, now.touched).kind !== 'untouched') continue; // it changed while it was read
     try {
       await open.store.adopt(now, { set: match.set, disk: match.proof.disk });
     } catch (error) {

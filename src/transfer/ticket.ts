@@ -18,8 +18,11 @@ import { identify } from './image-file.js';
  *   result.json     written last: the image was received whole, and proven
  */
 
-/** What the destination holds before the transfer. See `transfer.offer`. */
-export type Start = 'fresh' | 'read' | { readonly recycle: string; readonly provenSince: string };
+/**
+ * What the destination holds before the transfer: zeros (`fresh`), old data of no use (`stale`), what must be read to be known (`read`), or the image whose digests
+ * are in a file.
+ */
+export type Start = 'fresh' | 'stale' | 'read' | { readonly recycle: string; readonly provenSince: string };
 
 export interface Offer {
   readonly version: 1;

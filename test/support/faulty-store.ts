@@ -8,7 +8,7 @@ import type { Store } from '../../src/stores/store.js';
 
 /** Faults put in front of a store: the store behind is a real one. */
 
-type Call = Exclude<keyof Store, 'ref' | 'pathOf'>;
+type Call = Exclude<keyof Store, 'ref'>;
 
 /** What the decorators throw, so that a test can tell it from the store's own errors. */
 export class Fault extends Error {}
@@ -20,7 +20,6 @@ function around(store: Store, each: (call: Call, args: readonly unknown[], go: (
       const value: unknown = Reflect.get(target, property, target);
       if (typeof value !== 'function') return value;
       const call = (...args: unknown[]): unknown => Reflect.apply(value, target, args);
-      if (property === 'pathOf') return call;
       return (...args: unknown[]) => each(property as Call, args, () => call(...args) as Promise<unknown>);
     },
   });

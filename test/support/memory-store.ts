@@ -1,6 +1,6 @@
 import { isDeepStrictEqual } from 'node:util';
 import { DrError } from '../../src/model/errors.js';
-import type { Manifest, SetId, SetIntent, StoredImage } from '../../src/model/image-set.js';
+import { boundSets, type Manifest, type SetId, type SetIntent, type StoredImage } from '../../src/model/image-set.js';
 import { parseImageName, type Slot } from '../../src/model/names.js';
 import type { ServerOnTarget } from '../../src/model/rotation.js';
 import { judge, type SetRecord } from '../../src/stores/examine.js';
@@ -175,7 +175,6 @@ function memoryStore(target: MemoryTarget, { giveOverwrites = false }: Mistakes)
   };
   return {
     ref: 'fs:/memory',
-    pathOf: (name) => `/memory/${name}`,
     check: async () => { await Promise.resolve(); },
     space: async () => Promise.resolve({ sizeBytes: 2 ** 50, freeBytes: target.freeBytes }),
     list: async () => Promise.resolve(target.list()),
@@ -229,6 +228,7 @@ function memoryStore(target: MemoryTarget, { giveOverwrites = false }: Mistakes)
     settle: async (image) => Promise.resolve(seen(image.name)),
     adopt: async (image, identity) => Promise.resolve(target.changeImage('adopt', image.key, { identity }, ['origin'])),
     tidy: async () => { await Promise.resolve(); },
+    bound: async () => Promise.resolve(boundSets(target.list())),
   };
 }
 

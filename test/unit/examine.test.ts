@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import type { DiskProof, Manifest, SetIntent, StoredImage } from '../../src/model/image-set.js';
+import type { DiskProof, Manifest, SetIntent, StoredImage, TouchedFile } from '../../src/model/image-set.js';
 import { parseImageName } from '../../src/model/names.js';
 import { judge, newestWhole, type SetRecord, type Sighting, type Wanted } from '../../src/stores/examine.js';
 import { setId, UUID } from '../support/target.js';
@@ -10,7 +10,7 @@ interface Sketch {
   readonly day?: number;
   readonly disk?: string;
   readonly key?: string;
-  readonly touched?: Partial<StoredImage['touched']>;
+  readonly touched?: Partial<TouchedFile>;
   readonly modified?: string;
 }
 
