@@ -8,6 +8,7 @@ packages=(
   qemu-system-x86 qemu-system-common qemu-utils ovmf swtpm swtpm-tools          # guests and their images
   libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients libxml2-utils
   openssh-server openssh-client iproute2 procps kmod fuse3                       # hosts of the lab
+  lvm2 thin-provisioning-tools udev sudo                                        # volumes
   util-linux util-linux-extra mount e2fsprogs xfsprogs btrfs-progs dosfstools attr diffutils tar
   nasm syslinux mtools cpio                                                      # guests are built from source
 )

@@ -60,6 +60,15 @@ export class Lab {
     return undefined;
   }
 
+  /** Why there can be no virtual machines in a lab here; undefined if there can. */
+  static async impossibleVirtual(): Promise<string | undefined> {
+    for (const program of ['/usr/lib/qemu/virtiofsd', 'lvs', 'thin_delta', '/lib/systemd/systemd-udevd']) {
+      const found = await run('sh', ['-c', 'PATH=$PATH:/usr/sbin:/sbin command -v "$1"', 'sh', program], { okExit: [0, 1, 127] });
+      if (found.exitCode !== 0) return `virtual machines with LVM need ${program} (scripts/setup.sh installs what is missing)`;
+    }
+    return undefined;
+  }
+
   /**
    * Brings up a lab. What is left of an earlier one of that name is taken down first; one that is in use is an error.
    * Unless `keep` is set the lab is taken down when this process ends, however it ends.

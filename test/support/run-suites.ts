@@ -17,14 +17,17 @@ interface Suite {
   readonly name: string;
   /** Seconds that one file of it may take. */
   readonly limit: number;
-  /** One process for all files, where they are quick. */
+  /** One process for all files: they are quick, or share a virtual machine. */
   readonly together: boolean;
+  /** What runs a part; `run-part` unless it must happen elsewhere. */
+  readonly runner?: 'run-in-vm';
 }
 
 const SUITES: readonly Suite[] = [
   { name: 'unit', limit: 600, together: false },
   { name: 'conformance', limit: 600, together: false },
   { name: 'capture', limit: 600, together: false },
+  { name: 'lvm', limit: 1200, together: true, runner: 'run-in-vm' },
   { name: 'lab-tests', limit: 900, together: false },
   { name: 'faults', limit: 2400, together: false },
 ];
@@ -67,7 +70,8 @@ async function partsOf(suite: Suite, only: readonly string[]): Promise<readonly 
 async function runPart(part: Part, scratch: string, soak: boolean): Promise<PartResult> {
   const events = join(scratch, `${part.suite.name}-${String(process.hrtime.bigint())}.jsonl`);
   const begun = Date.now();
-  const child = start(process.execPath, [join(build, 'support/run-part.js'), ...part.files],
+  const program = part.suite.runner === 'run-in-vm' ? ['run-in-vm.js', '--events', events] : ['run-part.js'];
+  const child = start(process.execPath, [join(build, 'support', program[0] ?? ''), ...program.slice(1), ...part.files],
     { stdio: ['ignore', 'pipe', 'pipe'], env: { DR_SUITE_EVENTS: events, FORCE_COLOR: '0', TMPDIR: scratch }, cwd: CHECKOUT });
   const output: string[] = [];
   for (const stream of [child.stdout, child.stderr]) stream?.setEncoding('utf8').on('data', (text: string) => output.push(text));
