@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { closeSync, openSync } from 'node:fs';
 import { mkdir, readFile, rename, rm, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
@@ -30,7 +31,12 @@ export class VmHost implements LabHost {
   }
 
   async #processes(): Promise<readonly ProcessSeen[]> {
-    return (await processesWith(await switchInit(this.#lab))).filter(({ argv }) => argv.includes(`lab-${this.name}`) || argv.includes(`--socket-path=${this.name}.sock`));
+    return (await processesWith(await switchInit(this.#lab))).filter(({ argv }) => argv.includes(`lab-${this.name}`) || argv.includes(`--socket-path=${this.#socket}`));
+  }
+
+  /** Relative, since a socket's path must be short; of this lab alone, since virtiofsd takes a lock on the machine by this name. */
+  get #socket(): string {
+    return `${createHash('sha256').update(this.directory).digest('hex').slice(0, 12)}.sock`;
   }
 
   #disks(): readonly string[] {
@@ -65,7 +71,7 @@ export class VmHost implements LabHost {
     const console = join(this.directory, 'console.log');
     await rm(console, { force: true });
     try {
-      const socket = `${this.name}.sock`; // relative: a socket's path must be short
+      const socket = this.#socket;
       await rm(join(this.directory, socket), { force: true });
       const share = start(outer, [...words, '/usr/lib/qemu/virtiofsd', `--socket-path=${socket}`, '-o', 'source=/', '-o', 'cache=always', '-o', 'sandbox=chroot'],
         { stdio: ['ignore', log, log], detached: true, cwd: this.directory });
