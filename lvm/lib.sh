@@ -22,9 +22,13 @@ export PATH LC_ALL=C LVM_SUPPRESS_FD_WARNINGS=1
 verb=${0##*/}
 outcome=died
 
-# Text that is harmless in a log and on a terminal.
-safe() {
-	printf '%.300s' "$*" | tr -c 'A-Za-z0-9_+.,=/:@ "-' '?'
+# Makes text harmless in a log and on a terminal; it is then in `clean`.
+clean() { # TEXT
+	clean=$1
+	case $1 in
+	*[!A-Za-z0-9_+.,=/:@\ \"\;\'\(\)\<-]*) clean=$(printf '%.300s' "$1" | tr -c 'A-Za-z0-9_+.,=/:@ ";'\''()<-' '?') ;;
+	esac
+	[ ${#clean} -le 300 ] || clean=$(printf '%.300s' "$clean")
 }
 
 finish() {
@@ -33,13 +37,14 @@ finish() {
 }
 
 refuse() { # STATUS MESSAGE
-	outcome="status $1, $(safe "$2")"
-	printf 'dr-lvm: %s: %s\n' "$verb" "$(safe "$2")" >&2
+	clean "$2"
+	outcome="status $1, $clean"
+	printf 'dr-lvm: %s: %s\n' "$verb" "$clean" >&2
 	exit "$1"
 }
 
 usage() {
-	refuse 2 "$1; usage: $verb [--dry-run] $USAGE"
+	refuse 2 "$1; wanted: $verb $USAGE"
 }
 
 # How many arguments there must be at least and at most.
@@ -53,9 +58,12 @@ check_characters() { # WHAT TEXT
 	esac
 }
 
-# device-mapper doubles each hyphen.
-mapped() {
-	printf '%s' "$1" | sed 's/-/--/g'
+# Sets `mapped` to a name as it is in device-mapper's names, where each hyphen is doubled.
+map() { # NAME
+	case $1 in
+	*-*) mapped=$(printf '%s' "$1" | sed 's/-/--/g') ;;
+	*) mapped=$1 ;;
+	esac
 }
 
 # A name that LVM takes (lvm(8)), with room for the longest suffix of its layers, -tpool, in 127 characters.
@@ -63,11 +71,11 @@ check_name() { # VG NAME
 	check_characters 'logical volume' "$2"
 	case $2 in
 	snapshot* | pvmove* | *_cdata* | *_cmeta* | *_corig* | *_cpool* | *_cvol* | *_imeta* | *_iorig* | *_mimage* | *_mlog* | *_pmspare* | \
-		*_rimage* | *_rmeta* | *_tdata* | *_tmeta* | *_tpool* | *_vdata* | *_vorigin* | *_vpool* | *_wcorig*) usage "LVM keeps this name for itself: $2" ;;
+		*_rimage* | *_rmeta* | *_tdata* | *_tmeta* | *_vdata* | *_vorigin* | *_wcorig*) usage "LVM keeps this name for itself: $2" ;;
 	esac
 	[ ${#1} -lt 128 ] && [ ${#2} -lt 128 ] || usage 'a name is too long'
-	set -- "$(mapped "$1")" "$(mapped "$2")"
-	[ $((${#1} + ${#2} + 1)) -le 121 ] || usage 'a name is too long for device-mapper'
+	map "$1-$2"
+	[ ${#mapped} -le 122 ] || usage 'a name is too long for device-mapper' # its own hyphen was doubled as well
 }
 
 check_uuid() {
@@ -95,40 +103,33 @@ check_tag() {
 	usage "not a tag of dr-engine: $1"
 }
 
-# Prints the allowed volume groups, one to a line. Only root may have written the list.
-print_groups() {
-	for each in "${ALLOWED%/*}" "$ALLOWED"; do
-		case $(stat -L -c '%u %A' -- "$each" 2>/dev/null) in
-		'') refuse 3 "there is no $ALLOWED: it names, one to a line, the volume groups that dr-engine may use" ;;
-		'0 '?????-??-?*) ;;
-		*) refuse 3 "$each must belong to root and be writable by nobody else" ;;
-		esac
-	done
+# Reads the list of allowed volume groups, which only root may have written, into `groups`, one to a line.
+read_groups() {
+	[ -f "$ALLOWED" ] || refuse 3 "there is no $ALLOWED: it names, one to a line, the volume groups that dr-engine may use"
+	case $(stat -L -c '%u %A' -- "${ALLOWED%/*}" "$ALLOWED") in
+	"0 d????-??-?
+0 -????-??-?") ;;
+	*) refuse 3 "$ALLOWED and its directory must belong to root and be writable by nobody else" ;;
+	esac
+	groups=
 	while read -r group rest || [ -n "$group" ]; do
 		case $group in
 		'' | '#'*) continue ;;
 		-* | . | .. | *[!A-Za-z0-9+_.-]*) refuse 3 "$ALLOWED has a line that is no name of a volume group: $group" ;;
 		esac
 		case $rest in
-		'' | '#'*) printf '%s\n' "$group" ;;
+		'' | '#'*) groups="$groups$group
+" ;;
 		*) refuse 3 "$ALLOWED has a line with more than one name: $group $rest" ;;
 		esac
 	done <"$ALLOWED"
-}
-
-read_groups() {
-	groups=$(print_groups) || { # it has said why
-		outcome='status 3, for the list of allowed groups'
-		exit 3
-	}
 }
 
 check_group() { # VG
 	check_characters 'volume group' "$1"
 	read_groups
 	case "
-$groups
-" in
+$groups" in
 	*"
 $1
 "*) ;;
@@ -138,7 +139,7 @@ $1
 
 # Says what lvm2 had against it, and ends.
 failed() { # WHAT LVM2 SAID
-	set -- "$(printf '%s' "$1" | tr -s '\n ' ' ')"
+	set -- "$(printf '%s' "$1" | tr -s '\n ' ' ' | sed 's/^ //')"
 	case $1 in
 	*'already exists in volume group'* | *'already used in volume group'*) refuse 4 "$1" ;;
 	*'nsufficient free space'* | *'nsufficient suitable allocatable'* | *'nsufficient free extents'*) refuse 5 "$1" ;;
@@ -180,8 +181,10 @@ must_prove() {
 }
 
 dry=no
-arguments=$(safe "$@")
-caller=$(safe "${SUDO_USER:-root}")
+clean "$*"
+arguments=$clean
+clean "${SUDO_USER:-root}"
+caller=$clean
 trap finish EXIT
 trap 'exit 1' HUP INT TERM
 [ "$(id -u)" = 0 ] || refuse 1 'this needs root; sudoers.sample lets another user run it'
