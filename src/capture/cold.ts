@@ -41,7 +41,7 @@ export async function openCold(owing: Owing, id: string, request: ColdRequest, s
   }
   const paths = [...chains.values()].flat().flatMap((link) => [link.path, ...(link.dataFile === undefined ? [] : [link.dataFile])]);
   const writer = await writerOf(paths);
-  if (writer !== undefined) throw new DrError('state-changed', `${request.server} is off, but ${writer}. Nothing was read.`, 'End that process, then run the job again.');
+  if (writer !== undefined) throw new DrError('state-changed', `${request.server} is off, but ${writer}. Nothing was read.`, 'End that process, or unmount it, then run the job again.');
   const traces = await traceOf(paths);
   throwIfCancelled(signal);
 

@@ -4,6 +4,7 @@ import { DrError } from '../model/errors.js';
 import type { DiskSeen, DomainState, ServerSeen } from '../model/server.js';
 import { hasCode, readIfThere } from '../system/durable.js';
 import { readDomainXml, type DomainDisk, type DomainXml } from '../system/domain-xml.js';
+import { volumeName, volumeOf } from '../system/mapped-device.js';
 import { backingChain } from '../system/qemu.js';
 import { domainInfo, domainState, dumpXml } from '../system/virsh.js';
 
@@ -72,7 +73,8 @@ function differenceOf(disk: DomainDisk, next: DomainXml): string | undefined {
 
 async function seeDisk(disk: DomainDisk, difference: string | undefined): Promise<DiskSeen> {
   const encrypted = disk.encrypted === true;
-  const base = { target: disk.target, format: encrypted ? 'raw' : disk.format, ...(encrypted ? { encrypted } : {}), name: disk.path === undefined ? disk.target : diskName(disk.path), ...(disk.path === undefined ? {} : { path: disk.path }) };
+  const name = disk.path === undefined ? disk.target : await volumeName(disk.path) ?? diskName(disk.path);
+  const base = { target: disk.target, format: encrypted ? 'raw' : disk.format, ...(encrypted ? { encrypted } : {}), name, ...(disk.path === undefined ? {} : { path: disk.path }) };
   const problem = disk.problem ?? difference;
   if (problem !== undefined || disk.path === undefined) return { ...base, bytes: 0, problem: problem ?? 'it has no source' };
   const looked = await lookAt(disk.path, base.format);
@@ -89,7 +91,7 @@ async function lookAt(path: string, format: string): Promise<{ bytes: number; pr
     if (bytes === 0) return { bytes, problem: `${path} has no size` };
     return { bytes };
   } catch (error) {
-    if (hasCode(error, 'ENOENT', 'ENOTDIR')) return { bytes: 0, problem: `there is no ${path}` };
+    if (hasCode(error, 'ENOENT', 'ENOTDIR')) return { bytes: 0, problem: `there is no ${path}${path.startsWith('/dev/') ? '; if it is a logical volume, it is missing or not active (lvs, lvchange --activate y)' : ''}` };
     if (hasCode(error, 'EACCES', 'EPERM')) return { bytes: 0, problem: `${path} can't be read: permission denied` };
     if (error instanceof DrError && error.code !== 'program-missing') return { bytes: 0, problem: error.message };
     throw error;
@@ -99,12 +101,8 @@ async function lookAt(path: string, format: string): Promise<{ bytes: number; pr
 /** The name that a disk's images carry: its LV's name, or its source's base name without extension. */
 export function diskName(path: string): string {
   const base = path.slice(path.lastIndexOf('/') + 1);
-  const mapped = /^\/dev\/mapper\/(.+)$/.exec(path)?.[1];
-  if (mapped !== undefined) {
-    // The device-mapper doubles the hyphens of both names and joins them with a single one.
-    const split = /^((?:[^-]|--)+)-((?:[^-]|--)+)$/.exec(mapped);
-    return (split?.[2] ?? mapped).replace(/--/g, '-');
-  }
+  const mapped = /^\/dev\/(?:mapper\/|disk\/by-id\/dm-name-)([^/]+)$/.exec(path)?.[1];
+  if (mapped !== undefined) return volumeOf(mapped)?.name ?? mapped;
   if (path.startsWith('/dev/')) return base;
   const dot = base.lastIndexOf('.');
   return dot > 0 ? base.slice(0, dot) : base;

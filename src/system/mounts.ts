@@ -50,15 +50,18 @@ export async function sameSource(one: string, other: string): Promise<boolean> {
   return a !== undefined && a === b;
 }
 
+/** The two numbers of a device in what stat(2) says of it. */
+export function deviceOf(rdev: bigint): { readonly major: number; readonly minor: number } {
+  return { major: Number(((rdev >> 8n) & 0xfffn) | ((rdev >> 32n) & 0xfffff000n)), minor: Number((rdev & 0xffn) | ((rdev >> 12n) & 0xffffff00n)) };
+}
+
 /** `major:minor` of a block device; undefined for anything else. */
 export async function deviceNumber(path: string): Promise<string | undefined> {
   if (!path.startsWith('/')) return undefined;
   try {
     const status = await stat(path, { bigint: true });
     if (!status.isBlockDevice()) return undefined;
-    const number = status.rdev;
-    const major = ((number >> 8n) & 0xfffn) | ((number >> 32n) & 0xfffff000n);
-    const minor = (number & 0xffn) | ((number >> 12n) & 0xffffff00n);
+    const { major, minor } = deviceOf(status.rdev);
     return `${String(major)}:${String(minor)}`;
   } catch (error) {
     if (hasCode(error, 'ENOENT', 'ENOTDIR', 'EACCES', 'ENXIO', 'ENODEV')) return undefined; // a drive that was pulled is no device
