@@ -1,7 +1,9 @@
 import { openCold } from '../capture/cold.js';
 import { openLive } from '../capture/live.js';
+import { openSnapshots } from '../capture/lvm-snapshot.js';
 import { OpenCaptures } from '../capture/open-captures.js';
 import { seeServers, seeStates } from '../capture/servers.js';
+import { seeSnapshots } from '../capture/snapshot-outlook.js';
 import { Shutdowns } from '../capture/shutdown.js';
 import type { Capture, Handlers } from './protocol.js';
 import type { Session } from './session.js';
@@ -9,7 +11,7 @@ import type { Session } from './session.js';
 /** What these hands need of a session. */
 export type NodeSession = Pick<Session, 'ledger' | 'atEnd'>;
 
-export type NodeMethod = 'node.servers' | 'node.states' | 'capture.shutDown' | 'capture.bootAgain' | 'capture.openCold' | 'capture.openLive' | 'capture.close';
+export type NodeMethod = 'node.servers' | 'node.states' | 'capture.shutDown' | 'capture.bootAgain' | 'capture.openCold' | 'capture.openLive' | 'capture.openSnapshots' | 'capture.close';
 
 /** The file that marks a cache drive, unless the configuration names another. */
 const SIGNATURE = '.dr_cache';
@@ -21,7 +23,10 @@ export function nodeHands(session: NodeSession): Pick<Handlers, NodeMethod> {
   session.atEnd('open captures', () => captures.closeAll());
 
   return {
-    'node.servers': async ({ uri, names, definitions }) => ({ servers: await seeServers(uri, names, definitions) }),
+    'node.servers': async ({ uri, names, definitions, snapshotSize }) => {
+      const servers = await seeServers(uri, names, definitions);
+      return { servers: snapshotSize === undefined ? servers : await seeSnapshots(servers, snapshotSize) };
+    },
     'node.states': async ({ uri, names }) => ({ states: await seeStates(uri, names) }),
     'capture.shutDown': async (params, { signal }) => ({ downAt: await shutdowns.shutDown(params, signal) }),
     'capture.bootAgain': async ({ uuid }) => ({ upAt: await shutdowns.bootAgain(uuid) }),
@@ -34,6 +39,12 @@ export function nodeHands(session: NodeSession): Pick<Handlers, NodeMethod> {
     'capture.openLive': async (params, { signal }): Promise<Capture> => {
       const id = captures.newId();
       const { facts, capture } = await openLive(session.ledger, id, { ...params, signature: params.signature ?? SIGNATURE }, signal);
+      captures.add(id, capture);
+      return { id, ...facts, xml: params.xml };
+    },
+    'capture.openSnapshots': async (params, { signal }): Promise<Capture> => {
+      const id = captures.newId();
+      const { facts, capture } = await openSnapshots(session.ledger, id, params, signal);
       captures.add(id, capture);
       return { id, ...facts, xml: params.xml };
     },

@@ -1,3 +1,4 @@
+import type { SnapshotSize } from '../model/config.js';
 import type { ErrorData } from '../model/errors.js';
 import type { CacheDrive, DataSource, Finding, Space } from '../model/host.js';
 import type { Manifest, SetId, SetIntent } from '../model/image-set.js';
@@ -84,7 +85,8 @@ export interface Requests {
   'check': [{ role: 'node' | 'target'; uri: string; store?: StoreRef; scratch?: string; signature?: string; peers?: Route[] }, { findings: Finding[] }];
 
   // nodes
-  'node.servers': [{ uri: string; names: string[]; definitions?: string }, { servers: ServerSeen[] }];
+  /** `snapshotSize`: it is asked, too, whether the running ones could be captured by LVM snapshots of that size. */
+  'node.servers': [{ uri: string; names: string[]; definitions?: string; snapshotSize?: SnapshotSize }, { servers: ServerSeen[] }];
   'node.states': [{ uri: string; names: string[] }, { states: Record<string, { state: DomainState; uuid: string }> }];
   /** `uri`: the libvirt whose guests' disks are never looked into; default `qemu:///system`. */
   'node.cacheDrives': [{ signature: string; uri?: string }, { drives: CacheDrive[] }];
@@ -100,6 +102,11 @@ export interface Requests {
     scratch: string; scratchReserveBytes: number; maxSeconds: number;
     /** The cache drives' signature file, `.dr_cache` if absent: scratch never lies on a drive that has it. */
     signature?: string;
+  }, Capture];
+  /** Like `capture.openLive`, by LVM snapshots of all disks. */
+  'capture.openSnapshots': [{
+    uri: string; server: string; uuid: string; xml: string; disks: CaptureDisk[]; nvram?: string; tpm: boolean;
+    snapshotSize: SnapshotSize; maxSeconds: number;
   }, Capture];
   /** Lets go of everything the capture held. A cold capture during which the server may have run is void. */
   'capture.close': [{ id: string }, { verdict: 'valid' } | { verdict: 'void'; reason: string; error?: ErrorData }];

@@ -5,7 +5,7 @@ import { step } from '../system/steps.js';
 import type { Owing } from './owing.js';
 
 /** Kinds of debts in the order in which a capture pays them: each would fail or hang while an earlier one is open. */
-const ORDER = ['kill', 'unmount', 'backup', 'remove'] as const;
+const ORDER = ['kill', 'unmount', 'backup', 'snapshot', 'remove'] as const;
 type HeldKind = (typeof ORDER)[number];
 type HeldDebt = Extract<Debt, { readonly kind: HeldKind }>;
 
@@ -33,7 +33,8 @@ export class Holdings {
     step('release-before');
     for (const kind of ORDER) {
       if (kind === 'remove' && errors.length > 0) break;
-      for (const each of this.#held.filter((held) => held.kind === kind)) {
+      // All of a kind at once: a server must be free within seconds, however many disks it has.
+      await Promise.all(this.#held.filter((held) => held.kind === kind).map(async (each) => {
         try {
           await this.#owing.pay(each.id);
           this.#held.splice(this.#held.indexOf(each), 1);
@@ -42,7 +43,7 @@ export class Holdings {
           log.warn('a debt of a capture stays owed', { kind, error: failure.message });
           errors.push(failure);
         }
-      }
+      }));
     }
     step('release-after');
     return errors;

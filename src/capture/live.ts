@@ -4,7 +4,7 @@ import type { DataSource } from '../model/host.js';
 import { log } from '../system/log.js';
 import { readDomainXml } from '../system/domain-xml.js';
 import { virtualSize, type BlockSource } from '../system/qemu.js';
-import { domainPausedReason, domainPid, domainState, dumpXml } from '../system/virsh.js';
+import { dumpXml } from '../system/virsh.js';
 import { readAttachments, type Attachments } from './attachments.js';
 import { begin, isRunning, refuseForeignJobs, writeBackupXml } from './backup-job.js';
 import type { CaptureFacts } from './cold.js';
@@ -14,6 +14,7 @@ import { Holdings } from './holdings.js';
 import { throwIfCancelled, type OpenCapture, type Verdict } from './open-captures.js';
 import type { DomainRef, Owing } from './owing.js';
 import { atOneInstant } from './quiesce.js';
+import { checkRuns } from './running.js';
 import { makeScratch, SOCKET, type ScratchRequest } from './scratch.js';
 import { watch } from './watch.js';
 
@@ -82,20 +83,6 @@ export async function openLive(owing: Owing, id: string, request: LiveRequest, s
     await holdings.release();
     throw gaveUp?.why ?? error;
   }
-}
-
-async function checkRuns(request: LiveRequest): Promise<{ readonly running: boolean; readonly pid: number }> {
-  const state = (await domainState(request.uri, request.uuid))?.state ?? 'not on this node';
-  if (state !== 'running' && state !== 'paused') {
-    throw new DrError('state-changed', `${request.server} is ${state}; a live capture needs it running. Nothing was touched.`, 'Run the job again: a server that is off is read cold.');
-  }
-  const reason = await domainPausedReason(request.uri, request.uuid);
-  if (reason === 'I/O error') {
-    throw new DrError('refused', `${request.server} is paused by an I/O error that was there before; an image of it now would be in doubt. Nothing was touched.`, `Put its storage right and resume it (virsh resume ${request.server}), then run the job again.`);
-  }
-  const pid = await domainPid(request.uri, request.uuid);
-  if (pid === undefined) throw new DrError('capture-failed', `the QEMU process of ${request.server} can't be seen from here; is ${request.uri} this host's libvirt? Nothing was touched.`);
-  return { running: state === 'running', pid };
 }
 
 function liveCapture(domain: DomainRef, holdings: Holdings, exports: Exports, socket: string,

@@ -37,6 +37,10 @@ export class Ledger implements Debts {
     return Promise.resolve(new Ledger(guard));
   }
 
+  get session(): string {
+    return basename(this.#directory);
+  }
+
   /** Where the debts of this session are. */
   get directory(): string {
     return this.#directory;

@@ -17,6 +17,8 @@ const DEBT = z.discriminatedUnion('kind', [
   z.object({ kind: z.literal('start'), ...server, persistent: z.boolean(), xml: z.string(), peers: words, agentCommand: words,
     startCommand: words.exactOptional(), watchUntil: z.iso.datetime(), wentDown: z.boolean() }),
   z.object({ kind: z.literal('thaw'), ...server, dueAt: z.iso.datetime() }),
+  z.object({ kind: z.literal('resume'), ...server, pid: z.int().min(2), startTime: z.string(), bootId: z.string(), dueAt: z.iso.datetime() }),
+  z.object({ kind: z.literal('snapshot'), ...server, vg: z.string().min(1), name: z.string().min(1), owner: z.string().min(1), thin: z.boolean(), dueAt: z.iso.datetime() }),
   z.object({ kind: z.literal('backup'), ...server, socket: z.string(), dueAt: z.iso.datetime() }),
   z.object({ kind: z.literal('kill'), pid: z.int().min(2), startTime: z.string(), bootId: z.string(), what: z.string() }),
   z.object({ kind: z.literal('unmount'), mountPoint: z.string().startsWith('/'), source: z.string() }),

@@ -7,13 +7,14 @@ import { ourselves, start } from '../system/run.js';
 import { step } from '../system/steps.js';
 import { isAlive, listRecords, lockPath, readIdentity, readRecord, removeRecord, removeSession, replaceRecord, sessions } from './owed-records.js';
 import { payStart } from './pay-start.js';
-import { isBelow, payBackup, payKill, payRemove, payThaw, payUnmount, type Outcome } from './payments.js';
+import { paySnapshot } from './pay-snapshot.js';
+import { isBelow, payBackup, payKill, payRemove, payResume, payThaw, payUnmount, type Outcome } from './payments.js';
 
 /** Paying what is owed, whoever does it: the agent that owes, its guard, or `dr agent --pay`. One lock per debt keeps them apart. */
 
 /** How long a caller waits for one payment, in milliseconds. It goes on after that: a device that does not answer can't be hurried. */
 const PATIENCE: Readonly<Record<Debt['kind'], number>> = {
-  kill: 10_000, thaw: 30_000, backup: 60_000, unmount: 30_000, remove: 120_000, start: 180_000,
+  kill: 10_000, resume: 30_000, thaw: 30_000, backup: 60_000, snapshot: 60_000, unmount: 30_000, remove: 120_000, start: 180_000,
 };
 
 /** How long payments of one rank hold up the next rank, in milliseconds: a drive that hangs must not keep a server down. */
@@ -22,8 +23,10 @@ const RANK_MS = 2_500;
 function payDebt(debt: Debt, directory: string): Promise<Outcome> {
   switch (debt.kind) {
     case 'kill': return payKill(debt);
+    case 'resume': return payResume(debt);
     case 'thaw': return payThaw(debt);
     case 'backup': return payBackup(debt);
+    case 'snapshot': return paySnapshot(debt, directory);
     case 'unmount': return payUnmount(debt);
     case 'remove': return payRemove(debt);
     case 'start': return payStart(debt, directory);
@@ -100,7 +103,7 @@ export async function lockRecord(directory: string, id: string): Promise<Lock | 
 }
 
 /**
- * The order of payments: kill, thaw, backup, unmount, remove, start. Within a rank all are paid at once. What lies on a file system that is
+ * The order of payments: kill, resume, thaw (which a suspended guest would not hear), backup and snapshot, unmount, remove, start. Within a rank all are paid at once. What lies on a file system that is
  * going to be unmounted is removed before that.
  */
 export function inOrder(owed: readonly Obligation[]): readonly (readonly Obligation[])[] {
@@ -116,12 +119,20 @@ export function inOrder(owed: readonly Obligation[]): readonly (readonly Obligat
 function rankOf(debt: Debt, mounted: readonly string[]): number {
   switch (debt.kind) {
     case 'kill': return 0;
-    case 'thaw': return 1;
-    case 'backup': return 2;
-    case 'remove': return mounted.some((mountPoint) => isBelow(debt.path, mountPoint)) ? 3 : 5;
-    case 'unmount': return 4;
-    case 'start': return 6;
+    case 'resume': return 1;
+    case 'thaw': return 2;
+    case 'backup': case 'snapshot': return 3;
+    case 'remove': return isMounted(debt, mounted) ? 4 : REMOVED_LAST;
+    case 'unmount': return 5;
+    case 'start': return 7;
   }
+}
+
+/** The rank of what does not lie on something that is unmounted first. */
+const REMOVED_LAST = 6;
+
+function isMounted({ path }: Extract<Debt, { readonly kind: 'remove' }>, mounted: readonly string[]): boolean {
+  return mounted.some((mountPoint) => isBelow(path, mountPoint));
 }
 
 export interface Payment {
@@ -148,7 +159,7 @@ export async function payInOrder(directory: string, owed: readonly Obligation[],
 
 /** Whether a backup job or a mount may still use what is to be removed. What lies on a drive that is unmounted next can't wait for that. */
 function isUsed({ debt }: Obligation, owed: readonly Obligation[]): boolean {
-  return rankOf(debt, owed.flatMap(({ debt: other }) => (other.kind === 'unmount' ? [other.mountPoint] : []))) === 5;
+  return rankOf(debt, owed.flatMap(({ debt: other }) => (other.kind === 'unmount' ? [other.mountPoint] : []))) === REMOVED_LAST;
 }
 
 /** A scratch directory outlives the job that writes to it, however long that takes to end. */

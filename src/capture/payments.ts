@@ -4,10 +4,11 @@ import { DrError } from '../model/errors.js';
 import type { Debt } from '../model/obligation.js';
 import { hasCode } from '../system/durable.js';
 import { listMounts, mountAt, sameSource, unmount } from '../system/mounts.js';
-import { bootId, startTime } from '../system/processes.js';
+import { bootId, isRunningWith, startTime } from '../system/processes.js';
 import { run } from '../system/run.js';
 import { stateDirectory } from '../system/state.js';
-import { abortJob, backupSocket, backupXml, domainPausedReason, domainState, frozen, jobActive, resumeDomain, thaw } from '../system/virsh.js';
+import { abortJob, backupSocket, backupXml, domainPausedReason, domainState, frozen, jobActive, resumeDomain, SUSPEND, thaw } from '../system/virsh.js';
+import type { DomainRef } from './owing.js';
 
 /** How each kind of debt is paid, except starts. Every payment looks at the host first and may be made twice, late, or after somebody else made it. */
 
@@ -53,6 +54,24 @@ export async function payThaw(debt: Of<'thaw'>): Promise<Outcome> {
   return settled('thawed');
 }
 
+/** How long a suspension that a dead agent asked for may still be on its way, in milliseconds. */
+const UNDER_WAY_MS = 5_000;
+
+/** Lets a guest run on that we suspended: that very QEMU process, and only if nothing else is a reason for it to stand still. */
+export async function payResume(debt: Of<'resume'>): Promise<Outcome> {
+  const gone = async (): Promise<boolean> => debt.bootId !== await bootId() || await startTime(debt.pid) !== debt.startTime;
+  if (await gone()) return settled('that guest has ended');
+  for (let waited = 0; await isRunningWith([SUSPEND, `--domain=${debt.uuid}`]); waited += 100) {
+    if (waited >= UNDER_WAY_MS) return stuck(`${debt.server} is just being suspended`);
+    await pause(100);
+  }
+  const reason = await domainPausedReason(debt.uri, debt.uuid);
+  if (reason === undefined) return settled('it runs');
+  if (reason !== 'user' && reason !== 'unknown') return settled(`it is paused by something else: ${reason}`);
+  await resumeDomain(debt.uri, debt.uuid);
+  return await gone() ? settled('that guest has ended') : settled('resumed');
+}
+
 async function isActive(uri: string, uuid: string): Promise<boolean> {
   const state = (await domainState(uri, uuid))?.state;
   return state !== undefined && state !== 'shut off';
@@ -80,12 +99,17 @@ export async function payBackup(debt: Of<'backup'>): Promise<Outcome> {
     }
     how = 'aborted';
   }
-  const reason = await domainPausedReason(debt.uri, debt.uuid);
-  if (reason === undefined || !/i\/o error/i.test(reason)) return settled(how);
-  const job = await jobActive(debt.uri, debt.uuid);
-  if (job !== undefined) return settled(`${how}; the server is paused, but ${job} of somebody else runs`);
-  await resumeDomain(debt.uri, debt.uuid);
-  return settled(`${how}; resumed`);
+  return settled(await resumeStarved(debt, how));
+}
+
+/** Resumes a guest that an I/O error paused: that is what a full scratch place or pool does. Says what was done, after `how`. */
+export async function resumeStarved(domain: DomainRef, how: string): Promise<string> {
+  const reason = await domainPausedReason(domain.uri, domain.uuid);
+  if (reason === undefined || !/i\/o error/i.test(reason)) return how;
+  const job = await jobActive(domain.uri, domain.uuid);
+  if (job !== undefined) return `${how}; the server is paused, but ${job} of somebody else runs`;
+  await resumeDomain(domain.uri, domain.uuid);
+  return `${how}; resumed`;
 }
 
 /** Unmounts what we mounted: only if exactly that is what is mounted there, on top. */

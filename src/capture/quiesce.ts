@@ -21,10 +21,10 @@ export interface Instant {
  * Does `act` with the guest's file systems frozen, if a guest agent answers; thaws whatever happens. A guest that can't be frozen, or
  * that thawed before the act was done, makes the instant `crash`-consistent.
  */
-export async function atOneInstant(owing: Owing, domain: DomainRef, running: boolean, act: () => Promise<void>): Promise<Instant> {
+export async function atOneInstant(owing: Owing, domain: DomainRef, running: boolean, act: (frozen: boolean) => Promise<void>): Promise<Instant> {
   if (!running || !await canFreeze(domain)) {
     const capturedAt = new Date().toISOString();
-    await act();
+    await act(false);
     return { capturedAt, consistency: 'crash', frozenMs: 0 };
   }
   const debt = await owing.owe({ kind: 'thaw', uri: domain.uri, server: domain.server, uuid: domain.uuid, dueAt: new Date(Date.now() + THAW_DUE_MS).toISOString() });
@@ -41,7 +41,7 @@ export async function atOneInstant(owing: Owing, domain: DomainRef, running: boo
     froze = await freezeNow(domain);
     step('freeze-after');
     capturedAt = new Date().toISOString();
-    await act();
+    await act(froze);
     held = !tooLong;
   } finally {
     clearTimeout(limit);

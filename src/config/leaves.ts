@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import type { SnapshotSize } from '../model/config.js';
 import { DrError } from '../model/errors.js';
 import { checkNamePart } from '../model/names.js';
 import { nearest } from './nearest.js';
@@ -151,7 +152,12 @@ export const schedule = leaf<string>('a cron schedule such as "0 2 * * *"', (val
 export const fileName = leaf<string>('a file name such as .dr_cache', (value) =>
   typeof value === 'string' && /^[A-Za-z0-9_.+-]{1,100}$/.test(value) && value !== '.' && value !== '..' ? { ok: true, value } : { ok: false });
 
-export const liveMethod = leaf<'backup'>('"backup"', (value) =>
-  value === 'backup' ? { ok: true, value }
-    : value === 'lvm' ? { ok: false, why: 'LVM snapshots can\'t be used by this version yet; use backup, or leave the key out' }
-    : { ok: false });
+/** What an LVM snapshot sets aside: a part of its disk, or a size. */
+export const snapshotSize = leaf<SnapshotSize>('a part of the disk such as 20%, or a size such as 10GiB', (value) => {
+  const percent = typeof value === 'string' ? /^(\d{1,3}(?:\.\d+)?)\s*%$/.exec(value.trim())?.[1] : undefined;
+  if (percent === undefined) {
+    const size = readSize(value);
+    return size.ok ? { ok: true, value: { bytes: size.value } } : size;
+  }
+  return Number(percent) >= 1 && Number(percent) <= 100 ? { ok: true, value: { percent: Number(percent) } } : { ok: false, why: `expected 1% to 100% of the disk, found ${show(value)}` };
+});

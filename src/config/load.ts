@@ -146,6 +146,7 @@ function jobOf(name: string, read: ConfigFile['jobs'][string]): JobConfig {
     copies: read.copies,
     capture: read.capture,
     live: read.live ?? 'backup',
+    snapshotSize: read.snapshot_size ?? { percent: 20 },
     ...(read.schedule === undefined ? {} : { schedule: read.schedule }),
     shutdownTimeoutSeconds: read.shutdown_timeout ?? 120,
     onShutdownTimeout: read.on_shutdown_timeout ?? 'fail',

@@ -140,9 +140,11 @@ export class ServerRun {
       disks: at.disks.map(({ target, path, format, bytes }) => ({ target, path, format, bytes })),
       ...(at.seen.nvram === undefined ? {} : { nvram: at.seen.nvram }),
     };
-    this.#capture = at.mode === 'live'
-      ? await this.#node.call('capture.openLive', { ...request, scratch: job.scratch, signature: this.context.config.cacheSignature, scratchReserveBytes: job.scratchReserveBytes, maxSeconds: job.maxJobTimeSeconds }, { signal: this.signal })
-      : await this.#node.call('capture.openCold', request, { signal: this.signal });
+    const maxSeconds = job.maxJobTimeSeconds;
+    const options = { signal: this.signal };
+    this.#capture = at.mode !== 'live' ? await this.#node.call('capture.openCold', request, options)
+      : job.live === 'lvm' ? await this.#node.call('capture.openSnapshots', { ...request, snapshotSize: job.snapshotSize, maxSeconds }, options)
+      : await this.#node.call('capture.openLive', { ...request, scratch: job.scratch, signature: this.context.config.cacheSignature, scratchReserveBytes: job.scratchReserveBytes, maxSeconds }, options);
     this.#captureOpen = true;
     step('batch-after-capture');
     this.#frozenMs += this.#capture.frozenMs;

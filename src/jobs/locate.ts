@@ -78,6 +78,7 @@ function locate(server: string, nodes: readonly NodeSeen[], job: JobConfig): Loc
     throw new DrError('refused', `cannot image ${server} now: its domain on ${found.host} is neither running, paused nor shut off. Nothing was touched.`, 'Look at virsh domstate there and try again.');
   }
   const mode = found.seen.state === 'shut off' ? 'off' : job.capture;
+  if (mode === 'live' && job.live === 'lvm' && found.seen.snapshotProblem !== undefined) throw DrError.fromData(found.seen.snapshotProblem);
   return { server, uuid: found.seen.uuid, node: found.host, mode, disks: plannedDisks(found.seen, found.host, mode, job), seen: found.seen };
 }
 

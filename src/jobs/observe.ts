@@ -19,6 +19,7 @@ export async function observeNodes(hosts: Hosts, { anvil, job, config }: JobCont
       const agent = hosts.agent(host);
       const { servers } = await agent.call('node.servers', {
         uri: anvil.libvirt, names: [...job.servers], ...(anvil.definitions === undefined ? {} : { definitions: anvil.definitions }),
+        ...(job.capture === 'live' && job.live === 'lvm' ? { snapshotSize: job.snapshotSize } : {}),
       });
       const { drives } = await agent.call('node.cacheDrives', { signature: config.cacheSignature, uri: anvil.libvirt });
       return { kind: 'seen', host, servers, drives };

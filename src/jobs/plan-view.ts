@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import type { Config } from '../model/config.js';
+import type { Config, JobConfig } from '../model/config.js';
 import { imageName } from '../model/names.js';
 import type { RotationStep } from '../model/rotation.js';
 import type { PlannedServer as ServerView, PlannedStep, PlanView } from '../model/views.js';
@@ -20,7 +20,7 @@ export async function planJobView(config: Config, name: string, options: { reado
   const first = plan.refused[0];
   return {
     job: name, servers: [...plan.batches.flatMap(({ servers }) => servers).map(viewOf), ...plan.refused.map(({ server, node, error }) => ({ name: server, node, capture: null, disks: [], refusal: error }))],
-    steps: plan.batches.flatMap(stepsOf), notes: [...plan.notes, ...leftOut(plan)],
+    steps: plan.batches.flatMap((batch) => stepsOf(batch, context.job)), notes: [...plan.notes, ...leftOut(plan)],
     ...(plan.batches.length === 0 && first !== undefined ? { refusal: first.error } : {}),
   };
 }
@@ -33,12 +33,12 @@ function leftOut(plan: JobPlan): string[] {
   return plan.refusedTargets.map(({ server, target, error }) => `${server} is not sent to ${target}: ${error.message}`);
 }
 
-function stepsOf({ servers }: Batch): PlannedStep[] {
+function stepsOf({ servers }: Batch, { live }: JobConfig): PlannedStep[] {
   const say = ({ at }: PlannedServer, text: string, host = at.node): PlannedStep => ({ server: at.server, host, text });
   return [
     ...servers.filter(({ at }) => at.mode === 'shutdown').map((server) => say(server, 'shut it down')),
     ...servers.flatMap((server) => [
-      say(server, { shutdown: 'read its disks', off: 'read its disks (it is off and stays off)', live: 'take all its disks at one instant while it runs on' }[server.at.mode]),
+      say(server, { shutdown: 'read its disks', off: 'read its disks (it is off and stays off)', live: `take all its disks at one instant${live === 'lvm' ? ' by LVM snapshots' : ''} while it runs on` }[server.at.mode]),
       ...Object.entries(server.cache ?? {}).map(([disk, { node, device }]) => say(server, `copy disk ${disk} to the cache drive ${device}`, node)),
       ...(server.cache !== undefined && server.at.mode === 'shutdown' ? [say(server, 'start it again')] : []),
     ]),

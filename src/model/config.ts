@@ -55,7 +55,10 @@ export interface JobConfig {
   /** 1 to 99. */
   readonly copies: number;
   readonly capture: 'shutdown' | 'live';
-  readonly live: 'backup';
+  /** How a running server is taken: by libvirt's backup job, or by snapshots of its logical volumes. */
+  readonly live: 'backup' | 'lvm';
+  /** What a snapshot sets aside for what the guest overwrites, for `live: lvm`. */
+  readonly snapshotSize: SnapshotSize;
   /** Five cron fields or `@daily` and the like, in this host's time zone. */
   readonly schedule?: string;
   readonly shutdownTimeoutSeconds: number;
@@ -72,6 +75,9 @@ export interface JobConfig {
   readonly overwriteOnlyCopy: boolean;
   readonly allowEncrypted: boolean;
 }
+
+/** Of the disk that it is a snapshot of, or in bytes. A snapshot in a thin pool sets nothing aside. */
+export type SnapshotSize = { readonly percent: number } | { readonly bytes: number };
 
 /** The name that images of a disk carry, where the job settles it. */
 export interface DiskName {

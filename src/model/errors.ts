@@ -44,6 +44,7 @@ export const ERRORS = {
   'capture-void': 1,
   'capture-failed': 1,
   'scratch-full': 1,
+  'snapshot-full': 1,
   'start-owed': 1,
   'cache-lost': 1,
   'transfer-failed': 1,

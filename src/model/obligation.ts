@@ -16,9 +16,19 @@ export type Debt =
       readonly wentDown: boolean }
   /** Thaw frozen file systems; paid by the guard even while the agent lives once `dueAt` has passed. */
   | { readonly kind: 'thaw'; readonly uri: string; readonly server: string; readonly uuid: string; readonly dueAt: string }
+  /** Let a guest run on that we suspended, unless its QEMU process has ended since. Paid by the guard once `dueAt` has passed, like a thaw. */
+  | { readonly kind: 'resume'; readonly uri: string; readonly server: string; readonly uuid: string;
+      readonly pid: number; readonly startTime: string; readonly bootId: string; readonly dueAt: string }
   /** Abort our backup job, known by its NBD socket, and resume a guest that our scratch place paused. */
   | { readonly kind: 'backup'; readonly uri: string; readonly server: string; readonly uuid: string; readonly socket: string;
       /** RFC 3339: a backup job blocks migration and save, so it never outlives this. */
+      readonly dueAt: string }
+  /** Remove a snapshot volume: exactly the one of that name that carries our tag and `dr.owner=<owner>`. */
+  | { readonly kind: 'snapshot'; readonly uri: string; readonly server: string; readonly uuid: string;
+      readonly vg: string; readonly name: string; readonly owner: string;
+      /** It shares a pool with the guest's disks: a guest that was paused because that ran full is resumed. */
+      readonly thin: boolean;
+      /** RFC 3339: a snapshot slows its server down and may run full, so it never outlives this. */
       readonly dueAt: string }
   /** Kill a process of ours (storage daemon, data process), known by PID, start time and boot. */
   | { readonly kind: 'kill'; readonly pid: number; readonly startTime: string; readonly bootId: string; readonly what: string }

@@ -1,3 +1,5 @@
+import type { ErrorData } from './errors.js';
+
 /** What a node's agent says of a server and its disks. */
 
 export type DomainState = 'running' | 'paused' | 'shut off' | 'other';
@@ -31,6 +33,8 @@ export interface ServerSeen {
   readonly disks: readonly DiskSeen[];
   /** Path of the UEFI variables file, if the domain has one. */
   readonly nvram?: string;
+  /** Why it can't be captured by LVM snapshots now; absent if it can, or if that was not asked. */
+  readonly snapshotProblem?: ErrorData;
   /** Whether a TPM emulator's state belongs to the server. */
   readonly tpm: boolean;
 }

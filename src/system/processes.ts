@@ -21,6 +21,16 @@ export async function bootId(): Promise<string> {
   return (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
 }
 
+/** Whether a process has all these words among its arguments: a program that a dead agent started may still be at work. */
+export async function isRunningWith(words: readonly string[]): Promise<boolean> {
+  for (const entry of await readdir('/proc')) {
+    if (!/^\d+$/.test(entry)) continue;
+    const args = (await readFile(`/proc/${entry}/cmdline`, 'utf8').catch(() => '')).split('\0'); // ended meanwhile
+    if (words.every((word) => args.includes(word))) return true;
+  }
+  return false;
+}
+
 export interface Opener {
   readonly pid: number;
   readonly command: string;

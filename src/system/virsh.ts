@@ -156,6 +156,14 @@ export async function createDomain(uri: string, xmlFile: string): Promise<'start
   return 'started';
 }
 
+/** Stops the guest's processors; what it had handed to its disks is written out first. */
+export async function suspendDomain(uri: string, name: string): Promise<void> {
+  await done('suspend', uri, name, SUSPEND);
+}
+
+/** virsh's command for it, by which one that is under way is known. */
+export const SUSPEND = 'suspend';
+
 export async function resumeDomain(uri: string, name: string): Promise<void> {
   await done('resume', uri, name, 'resume');
 }

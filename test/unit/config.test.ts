@@ -48,7 +48,7 @@ describe('configuration', () => {
         current: '/shared/dr/current', useCache: true, allocation: 'sparse',
       }]]),
       jobs: new Map([['web', {
-        name: 'web', anvil: 'an-a01', targets: ['dr01'], servers: ['Db01', 'Web01'], copies: 3, capture: 'live', live: 'backup',
+        name: 'web', anvil: 'an-a01', targets: ['dr01'], servers: ['Db01', 'Web01'], copies: 3, capture: 'live', live: 'backup', snapshotSize: { percent: 20 },
         shutdownTimeoutSeconds: 120, onShutdownTimeout: 'fail', lateShutdownWatchSeconds: 21_600, maxJobTimeSeconds: 7200,
         scratch: '/var/lib/libvirt/dr-engine', scratchReserveBytes: 2 ** 30, diskNames: [], overwriteOnlyCopy: false, allowEncrypted: false,
       }]]),
@@ -75,7 +75,8 @@ jobs:
     servers: [Web01]
     copies: 1
     capture: shutdown
-    live: backup
+    live: lvm
+    snapshot_size: 12.5%
     schedule: "@daily"
     shutdown_timeout: 5min
     on_shutdown_timeout: force-off
@@ -99,7 +100,7 @@ agent_command: [sudo, dr]
       useCache: false, bandwidthBytesPerSecond: 40 * 2 ** 20, allocation: 'full',
     });
     assert.deepEqual(config.jobs.get('j'), {
-      name: 'j', anvil: 'a', targets: ['t'], servers: ['Web01'], copies: 1, capture: 'shutdown', live: 'backup', schedule: '@daily',
+      name: 'j', anvil: 'a', targets: ['t'], servers: ['Web01'], copies: 1, capture: 'shutdown', live: 'lvm', snapshotSize: { percent: 12.5 }, schedule: '@daily',
       shutdownTimeoutSeconds: 300, onShutdownTimeout: 'force-off', lateShutdownWatchSeconds: 5400, maxJobTimeSeconds: 90, scratch: '/scratch',
       scratchReserveBytes: 1.5 * 2 ** 30, diskNames: [{ target: 'vda', name: 'root' }, { server: 'Web01', target: 'vdb', name: 'data' }],
       overwriteOnlyCopy: true, allowEncrypted: true,
