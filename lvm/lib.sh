@@ -107,8 +107,8 @@ check_tag() {
 read_groups() {
 	[ -f "$ALLOWED" ] || refuse 3 "there is no $ALLOWED: it names, one to a line, the volume groups that dr-engine may use"
 	case $(stat -L -c '%u %A' -- "${ALLOWED%/*}" "$ALLOWED") in
-	"0 d????-??-?
-0 -????-??-?") ;;
+	'0 d'????-??-?'
+0 -'????-??-?) ;;
 	*) refuse 3 "$ALLOWED and its directory must belong to root and be writable by nobody else" ;;
 	esac
 	groups=
