@@ -66,16 +66,16 @@ map() { # NAME
 	esac
 }
 
-# A name that LVM takes (lvm(8)), with room for the longest suffix of its layers, -tpool, in 127 characters.
+# A name that LVM takes (lvm(8)): it counts both names together, and device-mapper has 127 characters for its own.
 check_name() { # VG NAME
 	check_characters 'logical volume' "$2"
 	case $2 in
 	snapshot* | pvmove* | *_cdata* | *_cmeta* | *_corig* | *_cpool* | *_cvol* | *_imeta* | *_iorig* | *_mimage* | *_mlog* | *_pmspare* | \
 		*_rimage* | *_rmeta* | *_tdata* | *_tmeta* | *_vdata* | *_vorigin* | *_wcorig*) usage "LVM keeps this name for itself: $2" ;;
 	esac
-	[ ${#1} -lt 128 ] && [ ${#2} -lt 128 ] || usage 'a name is too long'
+	[ $((${#1} + ${#2})) -le 124 ] || usage 'a name is too long'
 	map "$1-$2"
-	[ ${#mapped} -le 122 ] || usage 'a name is too long for device-mapper' # its own hyphen was doubled as well
+	[ ${#mapped} -le 128 ] || usage 'a name is too long for device-mapper' # its own hyphen was doubled as well
 }
 
 check_uuid() {

@@ -24,6 +24,18 @@ export interface CacheDrive {
 export interface Space {
   readonly sizeBytes: number;
   readonly freeBytes: number;
+  /** Where the store has several parts of which an image takes one: its volume groups or pools. */
+  readonly parts?: readonly SpacePart[];
+  /** What a person should know of it now. */
+  readonly warnings?: readonly string[];
+}
+
+export interface SpacePart {
+  /** `VG` or `VG/POOL` */
+  readonly name: string;
+  readonly freeBytes: number;
+  /** Images take whole extents. */
+  readonly extentBytes: number;
 }
 
 /** How a message to a person grades a finding of `dr check`. */

@@ -92,11 +92,15 @@ export interface StoredImage {
   readonly bytes: number;
   /** What it occupies. */
   readonly allocatedBytes: number;
+  /** In which part of the store it is, where there are several (`SpacePart.name`). */
+  readonly part?: string;
   /** Two names with the same key are one image (a rename was interrupted). */
   readonly key: string;
   /** The capture identity bound to the image itself; absent if dr-engine did not make it. */
   readonly identity?: { readonly set: SetId; readonly disk: string };
   readonly touched: Touched;
+  /** The kernel counted somebody who has it open, when it was listed; for volumes only. */
+  readonly open?: boolean;
   /** Set when it was booted or changed by hand: when, and how that is known. */
   readonly modified?: string;
   /**
