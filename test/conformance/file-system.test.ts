@@ -15,6 +15,7 @@ const MIB = 1024 * 1024;
 function storeIn(directory: string, allocation: 'sparse' | 'full', remove: () => Promise<void>): StoreUnderTest {
   const pathOf = (name: string): string => join(directory, `${name}.raw`);
   return {
+    traits: { origin: 'fresh', adoptsForeign: true },
     open: () => new FileSystemStore(directory, allocation),
     write: async (image, offset, bytes) => {
       const handle = await open(image.path, 'r+');
