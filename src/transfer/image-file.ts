@@ -3,6 +3,7 @@ import { constants } from 'node:fs';
 import { open, readFile, type FileHandle } from 'node:fs/promises';
 import { DrError } from '../model/errors.js';
 import { hasCode } from '../system/durable.js';
+import { thinChunkBytes } from '../system/zero-range.js';
 
 /** Opening what is read and what is written: regular files and block devices, past the page cache where that is possible. */
 export interface OpenedFile extends AsyncDisposable {
@@ -17,6 +18,8 @@ export interface OpenedFile extends AsyncDisposable {
   readonly mtime: string;
   readonly bytes: number;
   readonly allocatedBytes: number;
+  /** Of a thin volume: bytes of a chunk, the unit in which its pool takes space back. */
+  readonly chunkBytes?: number;
 }
 
 /** Opens for reading. Without O_DIRECT where it is not wanted or refused (some FUSE exports). */
@@ -97,12 +100,14 @@ async function describe(path: string, { handle, direct }: Opened): Promise<Opene
   try {
     const status = await handle.stat({ bigint: true });
     if (!status.isFile() && !status.isBlockDevice()) throw changed(path, 'it is neither a regular file nor a block device');
+    const sysfs = status.isBlockDevice() ? sysfsOf(status) : undefined;
+    const chunkBytes = sysfs === undefined ? undefined : await thinChunkBytes(sysfs);
     return {
-      path, fd: handle.fd, direct,
+      path, fd: handle.fd, direct, ...(chunkBytes === undefined ? {} : { chunkBytes }),
       kind: status.isFile() ? 'file' : 'device',
       identity: identityOf(status),
       mtime: String(status.mtimeNs),
-      bytes: status.isFile() ? Number(status.size) : await deviceBytes(status),
+      bytes: sysfs === undefined ? Number(status.size) : await deviceBytes(sysfs),
       allocatedBytes: Number(status.blocks) * 512,
       // Whoever writes syncs before; a FUSE export whose daemon has died even fails to be closed.
       [Symbol.asyncDispose]: () => handle.close().catch(() => undefined),
@@ -117,12 +122,17 @@ function identityOf(status: BigIntStats): string {
   return status.isBlockDevice() ? `device ${String(status.rdev)}` : `file ${String(status.dev)}:${String(status.ino)}`;
 }
 
-/** A block device's size is not in its status; the kernel says it in units of 512 bytes, whatever the sector. */
-async function deviceBytes(status: BigIntStats): Promise<number> {
+/** Where the kernel describes a block device. */
+function sysfsOf(status: BigIntStats): string {
   const number = status.rdev;
   const major = ((number >> 8n) & 0xfffn) | ((number >> 32n) & ~0xfffn);
   const minor = (number & 0xffn) | ((number >> 12n) & ~0xffn & 0xffffffffn);
-  return Number((await readFile(`/sys/dev/block/${String(major)}:${String(minor)}/size`, 'utf8')).trim()) * 512;
+  return `/sys/dev/block/${String(major)}:${String(minor)}`;
+}
+
+/** A block device's size is not in its status; the kernel says it in units of 512 bytes, whatever the sector. */
+async function deviceBytes(sysfs: string): Promise<number> {
+  return Number((await readFile(`${sysfs}/size`, 'utf8')).trim()) * 512;
 }
 
 function missing(path: string, error: unknown): unknown {

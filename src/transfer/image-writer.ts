@@ -2,7 +2,7 @@ import { DrError } from '../model/errors.js';
 import { log } from '../system/log.js';
 import { residentBytes } from '../system/page-cache.js';
 import { step } from '../system/steps.js';
-import { dropPages, punchHole, zeroDevice } from '../system/zero-range.js';
+import { discardChunks, dropPages, punchHole, zeroDevice } from '../system/zero-range.js';
 import type { BlockJob } from './block-jobs.js';
 import type { BlockPool, Slot } from './block-pool.js';
 import { asDestinationError, destinationFailure } from './failures.js';
@@ -10,14 +10,14 @@ import type { Run } from './frames.js';
 import { lengthOf, SECTOR_BYTES, type Geometry } from './geometry.js';
 import type { OpenedImage } from './image-file.js';
 
-/** Shorter runs of zeros are written: starting a program takes longer. */
-const PUNCH_FROM_BLOCKS = 4;
-/** Longer ones are punched piece by piece, so that one call never takes long. */
-const PUNCH_UP_TO_BLOCKS = 16 * 1024;
+/** Shorter runs of zeros are written: starting a program takes longer. On thin volumes that would keep the space, so there even one block is given back. */
+const CLEAR_FROM_BLOCKS = 4;
+/** Longer ones are cleared piece by piece, so that one call never takes long. */
+const CLEAR_UP_TO_BLOCKS = 16 * 1024;
 /** Writes and ranges of zeros that may be under way or waiting. */
 const MAX_UNDER_WAY = 64;
-/** Blocks being proven at once while a punched range is read back. */
-const PROVE_BATCH = 4;
+/** Blocks that are read back or written at once in a range of zeros. */
+const ZERO_BATCH = 4;
 
 /**
  * Brings an image's blocks to what was captured, and proves each by reading it back past the page cache. Work goes on in the background;
@@ -28,17 +28,20 @@ export class ImageWriter {
   readonly #image: OpenedImage;
   readonly #pool: BlockPool;
   readonly #readBack: boolean;
+  readonly #expectZeros: boolean;
   readonly #zeroDigest: (index: number) => Buffer;
   readonly #failed: (error: DrError) => void;
   readonly #under = new Set<Promise<void>>();
   #zeros: Run | undefined;
   #zeroing: Promise<void> = Promise.resolve();
-  #canPunch = true;
+  #canClear = true;
   #begun = false;
   #bytesWritten = 0;
 
   constructor(disk: Geometry, image: OpenedImage, pool: BlockPool, options: {
     readonly readBack: boolean;
+    /** The image is said to read as zeros: then what must be zero is looked at before anything is done about it. */
+    readonly expectZeros: boolean;
     readonly zeroDigest: (index: number) => Buffer;
     readonly failed: (error: DrError) => void;
   }) {
@@ -46,6 +49,7 @@ export class ImageWriter {
     this.#image = image;
     this.#pool = pool;
     this.#readBack = options.readBack;
+    this.#expectZeros = options.expectZeros;
     this.#zeroDigest = options.zeroDigest;
     this.#failed = options.failed;
   }
@@ -70,7 +74,7 @@ export class ImageWriter {
   /** These blocks must end as zeros, whatever is there now. Neighbouring runs are dealt with together. */
   zeros({ first, count }: Run): void {
     const pending = this.#zeros;
-    if (pending !== undefined && pending.first + pending.count === first && pending.count + count <= PUNCH_UP_TO_BLOCKS) {
+    if (pending !== undefined && pending.first + pending.count === first && pending.count + count <= CLEAR_UP_TO_BLOCKS) {
       this.#zeros = { first: pending.first, count: pending.count + count };
       return;
     }
@@ -147,29 +151,50 @@ export class ImageWriter {
     this.#track(this.#zeroing);
   }
 
-  async #makeZero({ first, count }: Run): Promise<void> {
-    const punched = count >= PUNCH_FROM_BLOCKS && await this.#punch(first * this.#disk.blockBytes,
-      Math.min(this.#disk.bytes, (first + count) * this.#disk.blockBytes) - first * this.#disk.blockBytes);
-    const proveToo = punched && this.#readBack;
-    if (punched && !proveToo) return;
-    for (let index = first; index < first + count; index += PROVE_BATCH) {
-      const batch = Array.from({ length: Math.min(PROVE_BATCH, first + count - index) }, (_, each) => index + each);
-      await Promise.all(batch.map((each) => proveToo
-        ? this.#perform({ kind: 'prove', fd: this.#image.fd, offset: each * this.#disk.blockBytes, length: lengthOf(this.#disk, each), digest: this.#zeroDigest(each) })
-        : this.#block(each, this.#zeroDigest(each), undefined)));
+  /** What is not zero already, or after the range was cleared, is written. */
+  async #makeZero(run: Run): Promise<void> {
+    if (this.#expectZeros && (await this.#notZero(run)).length === 0) return;
+    const cleared = await this.#clear(run);
+    // A discard promises nothing, and drops whole chunks only: it is looked at even where the proof would not need it.
+    const rest = cleared && !this.#readBack && this.#image.kind === 'file' ? [] : cleared ? await this.#notZero(run) : blocksOf(run);
+    for (let at = 0; at < rest.length; at += ZERO_BATCH) {
+      await Promise.all(rest.slice(at, at + ZERO_BATCH).map((index) => this.#block(index, this.#zeroDigest(index), undefined)));
     }
   }
 
-  /** Whether the range reads as zeros now without having been written. */
-  async #punch(offset: number, length: number): Promise<boolean> {
-    if (!this.#canPunch) return false;
+  /** Reads a run past the page cache and gives the blocks that are not zero. */
+  async #notZero(run: Run): Promise<number[]> {
+    const found: number[] = [];
+    const blocks = blocksOf(run);
+    for (let at = 0; at < blocks.length; at += ZERO_BATCH) {
+      await Promise.all(blocks.slice(at, at + ZERO_BATCH).map(async (index) => {
+        const offset = index * this.#disk.blockBytes;
+        const outcome = await this.#pool.run({ kind: 'prove', fd: this.#image.fd, offset, length: lengthOf(this.#disk, index), digest: this.#zeroDigest(index) });
+        if (outcome.kind === 'not-what-was-written') found.push(index);
+        else if (outcome.kind !== 'done') throw destinationFailure(this.#image.path, offset, outcome);
+      }));
+    }
+    return found;
+  }
+
+  /** Makes a range zero without writing it, as far as that goes; whether it was tried with success. */
+  async #clear({ first, count }: Run): Promise<boolean> {
+    const { kind, chunkBytes } = this.#image;
+    if (!this.#canClear || (chunkBytes === undefined && count < CLEAR_FROM_BLOCKS)) return false;
+    const offset = first * this.#disk.blockBytes;
+    const length = Math.min(this.#disk.bytes, offset + count * this.#disk.blockBytes) - offset;
     try {
-      await (this.#image.kind === 'file' ? punchHole : zeroDevice)(this.#openFile, offset, length);
+      if (chunkBytes !== undefined) await discardChunks(this.#openFile, chunkBytes, offset, length);
+      else await (kind === 'file' ? punchHole : zeroDevice)(this.#openFile, offset, length);
       return true;
     } catch (error) {
-      this.#canPunch = false;
-      log.info('zeros are written: ranges can\'t be punched there', { path: this.#image.path, why: DrError.from(error).message });
+      this.#canClear = false;
+      log.info('zeros are written: ranges can\'t be cleared there', { path: this.#image.path, why: DrError.from(error).message });
       return false;
     }
   }
+}
+
+function blocksOf({ first, count }: Run): number[] {
+  return Array.from({ length: count }, (_, each) => first + each);
 }

@@ -105,19 +105,20 @@ class Receiving {
     await using image = await openOffered(offer);
     const untouched = !usedBefore && (image.kind === 'device' || image.mtime === offer.mtime);
     if (!untouched) log.warn('somebody has written to the image since it was offered; it is read instead', { path: offer.path });
-    const fresh = untouched && offer.start === 'fresh' && await readsAsZeros(image, offer.bytes);
+    const fresh = untouched && offer.start === 'fresh' && (image.kind === 'device' || await readsAsZeros(image, offer.bytes));
+    const stale = untouched && offer.start === 'stale';
     const recycle = untouched && typeof offer.start === 'object' ? offer.start : undefined;
 
     const writer = new ImageWriter(this.#disk, image, this.#options.pool, {
-      readBack: offer.readBack, zeroDigest: this.#zeroDigest, failed: (error) => { this.#fail(error); },
+      readBack: offer.readBack, expectZeros: fresh, zeroDigest: this.#zeroDigest, failed: (error) => { this.#fail(error); },
     });
     await writer.open();
     await using digests = await DigestFile.create(join(directory, 'digests'));
     const holdings = new Holdings(this.#disk, image, this.#options.pool, this.#wire);
-    await this.#wire.send(jsonFrame('ready', { compare: !fresh }));
-    const offering = fresh ? Promise.resolve() : holdings.offer(recycle?.recycle).catch((error: unknown) => { this.#fail(asDestinationError(offer.path, error)); });
+    await this.#wire.send(jsonFrame('ready', { compare: !fresh && !stale }));
+    const offering = fresh || stale ? Promise.resolve() : holdings.offer(recycle?.recycle).catch((error: unknown) => { this.#fail(asDestinationError(offer.path, error)); });
     try {
-      const total = await this.#answers(writer, digests, holdings, fresh);
+      const total = await this.#answers(writer, digests, holdings, fresh && image.kind === 'file');
       step('receive-before-proof');
       const proof = await writer.finish();
       if (this.#failure !== undefined) throw this.#failure;
@@ -136,7 +137,7 @@ class Receiving {
   #recycledSame = 0;
 
   /** Reads the sender's answers to their end and sets the work going; the digest he ended with. */
-  async #answers(writer: ImageWriter, digests: DigestFile, holdings: Holdings, fresh: boolean): Promise<Buffer> {
+  async #answers(writer: ImageWriter, digests: DigestFile, holdings: Holdings, holes: boolean): Promise<Buffer> {
     for (;;) {
       const found = await this.#reader.header(this.#disk.blockBytes);
       if (found === undefined) throw new Refusal('truncated', `after ${String(this.#accounting.next)} of ${String(this.#disk.blocks)} blocks`);
@@ -152,7 +153,7 @@ class Receiving {
           const run = parseRun(await this.#reader.payload(found.length));
           this.#accounting.run('zero', run, holdings.offered);
           await this.#addZeros(digests, run);
-          if (!fresh) writer.zeros(run); // in a fresh image they are holes that we made
+          if (!holes) writer.zeros(run); // in a fresh file they are holes that we made
           break;
         }
         case 'data':
@@ -208,9 +209,8 @@ async function openOffered(offer: Offer): Promise<OpenedImage> {
   throw new DrError('state-changed', `${offer.path} ${why}. Nothing was written.`, 'Run the job again; it looks at everything afresh.');
 }
 
-/** Whether a file said to be fresh is nothing but holes. A device never is: its content is unknown until it is read. */
+/** Whether a file said to be fresh is nothing but holes. Of a device that can't be seen: what is to be zero in it is read and proven. */
 async function readsAsZeros(image: OpenedImage, bytes: number): Promise<boolean> {
-  if (image.kind === 'device') return false;
   if (image.allocatedBytes === 0 || bytes === 0) return true;
   const [first] = await zeroExtents(`/proc/${String(process.pid)}/fd/${String(image.tailFd)}`, 'raw').catch(() => []); // then it is read
   return first?.start === 0 && first.length >= bytes;

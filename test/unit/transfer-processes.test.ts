@@ -133,6 +133,31 @@ describe('the processes that move data', function () {
     assert.equal((await second.accept()).bytesWritten, (16 - arrived) * MIB);
   });
 
+  it('carry on by comparison after the receiver of a stale image was killed in the middle', async function () {
+    if (!isRoot) skipBecause(this, 'a loop device needs root');
+    const fill = 'abc....defgh....ijklmnop';
+    const source = await ground.disk('source', fill);
+    const backing = await ground.disk('backing', '#'.repeat(fill.length));
+    const path = (await run('losetup', ['--find', '--show', backing])).stdout.trim();
+    try {
+      let sent = 0;
+      const first = await begin({ source: { path: source, bytes: fill.length * MIB }, offer: { path, start: 'stale' }, limit: 8 * MIB, onProgress: (each) => { sent = each.sent; } });
+      await until('half a transfer', () => Promise.resolve(sent > 5 * MIB));
+      const pid = await receiverPid(first.ticket);
+      process.kill(pid, 'SIGKILL');
+      assert.equal(await code(first.sending), 'connection-lost');
+      assert.equal(await code(first.accept()), 'transfer-failed');
+      await gone(pid);
+      const second = await begin({ source: { path: source, bytes: fill.length * MIB }, offer: { path, start: 'read' } });
+      const { bytesSent } = await second.sending;
+      assert.ok(bytesSent < 13 * MIB, `${String(bytesSent)} bytes were sent though some had arrived`);
+      assert.equal((await second.accept()).proof, 'device');
+      await equal(source, backing);
+    } finally {
+      await run('losetup', ['--detach', path]);
+    }
+  });
+
   it('blame the source when the sender dies, and the receiver ends by itself', async () => {
     const source = await ground.disk('source', 'abcdefgh');
     const path = await ground.disk('image', '........');

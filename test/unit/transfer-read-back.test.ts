@@ -6,10 +6,11 @@ import { residentBytes } from '../../src/system/page-cache.js';
 import { run } from '../../src/system/run.js';
 import { perform } from '../../src/transfer/block-jobs.js';
 import { digestOf } from '../../src/transfer/geometry.js';
+import { resultOf } from '../../src/transfer/ticket.js';
 import { sharedPages } from '../../src/system/shared-memory.js';
 import { isRoot, mountedFileSystem, temporaryDirectory, type TestPlace } from '../support/file-systems.js';
 import { skipBecause } from '../support/skip.js';
-import { blockOf, MIB, TransferGround } from '../support/transfer-ground.js';
+import { blockOf, MIB, plainDigestOf, TransferGround } from '../support/transfer-ground.js';
 
 describe('reading back what was written', function () {
   this.timeout(30_000);
@@ -60,21 +61,47 @@ describe('reading back what was written', function () {
     assert.equal(received.proof, 'cached');
   });
 
-  it('works on a block device, where old data must be zeroed too', async function () {
-    if (!isRoot) skipBecause(this, 'a loop device needs root');
-    const backing = await ground.disk('backing', '########');
+  /** A loop device full of 0xFF, on a file of that many MiB. */
+  async function onDevice(mebibytes: number, act: (device: string, backing: string) => Promise<void>): Promise<void> {
+    const backing = await ground.disk('backing', '#'.repeat(mebibytes));
     const device = (await run('losetup', ['--find', '--show', backing])).stdout.trim();
     try {
-      const source = await ground.disk('source', 'a.b.....', 8 * MIB - 512);
-      const { received, sent } = await ground.move({ path: source, bytes: 8 * MIB - 512 }, { path: device, start: 'fresh' }); // of a device that is not believed
-      assert.equal(received.digest, sent.digest);
-      assert.equal(received.proof, 'device');
-      const found = await readFile(backing);
-      assert.ok(found.subarray(0, 8 * MIB - 512).equals(await readFile(source)));
-      assert.ok(found.subarray(8 * MIB - 512).every((byte) => byte === 0xff), 'the slack behind the disk was touched');
+      await act(device, backing);
     } finally {
       await run('losetup', ['--detach', device]);
     }
+  }
+
+  for (const start of ['fresh', 'stale', 'read'] as const) {
+    for (const [what, fill, bytes] of [
+      ['of sectors', 'a.b.....', 8 * MIB - 512], ['whose size no sector fits', 'ab......c..', 10 * MIB + 333], ['of 4 KiB pages', '.a......', 7 * MIB + 8192],
+      ['of nothing but zeros', '.......', 7 * MIB - 1536], ['smaller than a block', 'a', 700],
+    ] as const) {
+      it(`works on a block device offered as ${start}, where old data must be zeroed too: a disk ${what}`, async function () {
+        if (!isRoot) skipBecause(this, 'a loop device needs root');
+        await onDevice(12, async (device, backing) => {
+          const source = await ground.disk('source', fill, bytes);
+          const { received, sent, ticket } = await ground.move({ path: source, bytes }, { path: device, start }); // nor is a device's freshness believed
+          assert.equal(received.digest, sent.digest);
+          assert.equal(received.digest, await plainDigestOf(source));
+          assert.equal((await resultOf(ticket)).proof, 'device');
+          const found = await readFile(backing);
+          assert.ok(found.subarray(0, bytes).equals(await readFile(source)));
+          assert.ok(found.subarray(bytes).every((byte) => byte === 0xff), 'the slack behind the disk was touched');
+        });
+      });
+    }
+  }
+
+  it('reads nothing of a stale image before it is written', async function () {
+    if (!isRoot) skipBecause(this, 'a loop device needs root');
+    await onDevice(4, async (device) => {
+      const source = await ground.disk('source', '####'); // what happens to be there
+      const { sent, received } = await ground.move({ path: source, bytes: 4 * MIB }, { path: device, start: 'stale' });
+      assert.ok(sent.bytesSent > 4 * MIB);
+      assert.equal(received.bytesWritten, 4 * MIB);
+      assert.equal((await ground.move({ path: source, bytes: 4 * MIB }, { path: device, start: 'read' })).received.bytesWritten, 0);
+    });
   });
 
   it('refuses a block device that is mounted', async function () {
