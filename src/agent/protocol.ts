@@ -58,6 +58,8 @@ export interface SendResult {
   readonly bytesRead: number;
   /** On the wire, framing included. */
   readonly bytesSent: number;
+  /** What a person should know of it. */
+  readonly note?: string;
 }
 
 export interface ReceiveResult {

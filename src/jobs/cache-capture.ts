@@ -39,6 +39,7 @@ export async function cacheCapture(server: ServerRun, capture: Capture, cache: N
         from: { agent: node, source }, to: keeper, route: drive.node === at.node ? routeTo(config, 'local') : routeTo(config, drive.node),
         path, start: 'fresh', readBack: false, signal, show: { emit, what: 'caching', server: at.server, disk: disk.disk, to: drive.device },
       });
+      if (moved.note !== undefined) note(`${at.server} disk ${disk.disk}: ${moved.note}`);
       sources[disk.target] = {
         agent: keeper, digest: moved.digest,
         source: { path, bytes: source.bytes, direct: true, zeroMap: { image: path, format: 'raw' } },

@@ -24,6 +24,8 @@ export interface Delivery {
   readonly agent: Agent;
   readonly signal: AbortSignal;
   readonly emit: Emit;
+  /** Takes what a person should know although nothing failed. */
+  readonly note: (text: string) => void;
 }
 
 /** A set whose blocks have all arrived; it becomes an image set only by `complete`. */
@@ -62,6 +64,7 @@ export async function send(delivery: Delivery, capture: Capture, sources: Readon
       ...(target.bandwidthBytesPerSecond === undefined ? {} : { limitBytesPerSecond: target.bandwidthBytesPerSecond }),
       show: { emit, what: 'sending', server: server.server, disk: disk.disk, to: target.name },
     });
+    if (moved.note !== undefined) delivery.note(`${server.server} disk ${disk.disk}: ${moved.note}`);
     if (from.digest !== undefined && from.digest !== moved.digest) {
       throw new DrError('cache-lost', `${server.server} disk ${disk.disk}: what was read from the cache drive is not what was captured. The image on ${target.name} was not completed; older copies are untouched.`,
         'Replace the cache drive; the next run works without it.');

@@ -251,9 +251,11 @@ export class ServerRun {
     arrived: () => Promise<void> = () => Promise.resolve()): Promise<readonly TargetConfig[]> {
     const missed: TargetConfig[] = [];
     for (const target of targets) {
-      const delivery: Delivery = { context: this.context, server: this.plan.at, target, agent: this.hosts.agent(target.host), signal, emit: this.emit };
+      const delivery: Delivery = { context: this.context, server: this.plan.at, target, agent: this.hosts.agent(target.host), signal, emit: this.emit, note: (text) => { this.note(text); } };
       try {
-        this.#delivered.push({ delivery, capture, delivered: await send(delivery, capture, sources) });
+        const delivered = await send(delivery, capture, sources);
+        this.#mustAgree(delivered);
+        this.#delivered.push({ delivery, capture, delivered });
         await arrived();
       } catch (error) {
         if (signal.aborted || this.#node.lost.aborted) throw error;
@@ -263,6 +265,16 @@ export class ServerRun {
       }
     }
     return missed;
+  }
+
+  /** One capture has one digest, wherever it went: another one shows that a hint of what had not changed was believed and wrong. */
+  #mustAgree({ images }: Delivered): void {
+    for (const { disk, digest, target } of images) {
+      const other = this.#delivered.flatMap(({ delivered }) => delivered.images).find((image) => image.disk === disk && image.digest !== digest);
+      if (other === undefined) continue;
+      throw new DrError('source-failed', `${this.plan.at.server} disk ${disk} was read differently for ${other.target} and for ${target}. Nothing of this capture was completed; older copies are untouched.`,
+        'Run the job again: the whole disk is read.');
+    }
   }
 
   #targetFailed(target: string, thrown: unknown): void {

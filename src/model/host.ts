@@ -8,6 +8,18 @@ export interface DataSource {
   readonly zeroMap?: { readonly image: string; readonly format: string };
   /** Whether O_DIRECT reads are wanted (block devices and files; not FUSE exports on kernels that refuse them). */
   readonly direct: boolean;
+  /** What spares reading all of it; checked by sampling before it is believed. */
+  readonly hint?: ChangedHint;
+  /** Where the digests of its blocks are kept for the next capture's hint, on its host, once it has been sent whole. */
+  readonly keepDigests?: string;
+}
+
+/** What is known of a disk from an earlier capture of it. Both are paths on its host. */
+export interface ChangedHint {
+  /** The block digests of that capture, with the record beside them that they must add up to. */
+  readonly digests: string;
+  /** JSON, `[[start, length], …]` in bytes: what may differ since. */
+  readonly changed: string;
 }
 
 export interface CacheDrive {

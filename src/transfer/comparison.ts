@@ -44,17 +44,26 @@ export class Comparison {
     return this.#expected === false || index < this.#until;
   }
 
-  /** Whether the destination holds exactly this block. Blocks must be asked for in order. */
-  async holds(index: number, digest: Buffer): Promise<boolean> {
+  /** Resolves when that is known. */
+  async known(index: number): Promise<void> {
     while (this.#failure === undefined && (this.#expected === undefined || !this.knows(index))) {
       await new Promise<void>((resolve) => {
         this.#wake = () => { this.#wake = undefined; resolve(); };
       });
     }
     if (this.#failure !== undefined) throw this.#failure;
-    this.#from = index + 1;
-    if (this.#expected === false) return false;
+  }
+
+  /** Whether the destination holds exactly this block, which is known and not yet answered. */
+  matches(index: number, digest: Buffer): boolean {
     const at = index % (2 * LOOKAHEAD) * DIGEST_BYTES;
-    return this.#window.compare(digest, 0, DIGEST_BYTES, at, at + DIGEST_BYTES) === 0;
+    return this.#expected !== false && this.#window.compare(digest, 0, DIGEST_BYTES, at, at + DIGEST_BYTES) === 0;
+  }
+
+  /** The same, once it is known. Blocks must be asked for in order, each once. */
+  async holds(index: number, digest: Buffer): Promise<boolean> {
+    await this.known(index);
+    this.#from = index + 1;
+    return this.matches(index, digest);
   }
 }

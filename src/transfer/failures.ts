@@ -33,6 +33,12 @@ export function sourceFailure(path: string, offset: number, outcome: Exclude<Blo
     'Check the disk of the server, or why the capture ended; then run the job again.');
 }
 
+/** A block that was said not to have changed has: what was taken on the same word before it may be wrong too. */
+export function hintFailure(path: string, offset: number): DrError {
+  return new DrError('source-failed', `the hint of what has changed in ${path} is wrong at offset ${String(offset)}, so what was sent is not what is there. ${SAFE}`,
+    'Run the job again: the hint was dropped, and the whole disk is read.');
+}
+
 /** Any thrown value as a DrError; what the operating system says of a file of the destination becomes `no-space` or `io`. */
 export function asDestinationError(what: string, thrown: unknown): DrError {
   if (thrown instanceof DrError) return thrown;

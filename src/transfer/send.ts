@@ -6,9 +6,10 @@ import { BlockPool } from './block-pool.js';
 import { Comparison } from './comparison.js';
 import { jsonFrame, parseError, parseHave, parseReady, parseResult, START_MS, type Received } from './frames.js';
 import { BLOCK_BYTES, imageDigest, ImageHash, lengthOf, zeroDigests } from './geometry.js';
+import { DigestKeeper } from './kept-digests.js';
 import { connectReceiver, type Destination, type ReceiverConnection } from './receiver-connection.js';
 import { Refusal } from './refusals.js';
-import { SourceReader } from './source-reader.js';
+import { SourceReader, type Held } from './source-reader.js';
 import { Throttle } from './throttle.js';
 import { WireReader, WireWriter } from './wire.js';
 import { within } from './within.js';
@@ -27,6 +28,8 @@ export interface Sent {
   readonly bytesRead: number;
   /** On the wire, framing included. */
   readonly bytesSent: number;
+  /** What a person should know of it. */
+  readonly note?: string;
 }
 
 export interface Sending {
@@ -55,7 +58,11 @@ export async function send(order: SendOrder, sending: Sending = {}): Promise<Sen
   try {
     const source = await SourceReader.open(order.source, pool, blockBytes, sending.signal);
     try {
-      return await new Transmission(order, sending, source, pool).run();
+      if (order.source.keepDigests === undefined) return await new Transmission(order, sending, source, pool).run();
+      await using keeper = await DigestKeeper.open(order.source.keepDigests);
+      const sent = await new Transmission(order, sending, source, pool, keeper).run();
+      await keeper.keep({ bytes: order.source.bytes, readSince: source.readSince });
+      return sent;
     } finally {
       // A thread may still be reading; the descriptor must not be closed, and perhaps used for something else, under it.
       if (await pool.settled(SETTLE_MS)) await source[Symbol.asyncDispose]();
@@ -70,6 +77,7 @@ class Transmission {
   readonly #sending: Sending;
   readonly #source: SourceReader;
   readonly #pool: BlockPool;
+  readonly #keeper: DigestKeeper | undefined;
   readonly #connection: ReceiverConnection;
   readonly #reader: WireReader;
   readonly #wire: WireWriter;
@@ -79,11 +87,12 @@ class Transmission {
   #failure: DrError | undefined;
   #result: Received | undefined;
 
-  constructor(order: SendOrder, sending: Sending, source: SourceReader, pool: BlockPool) {
+  constructor(order: SendOrder, sending: Sending, source: SourceReader, pool: BlockPool, keeper?: DigestKeeper) {
     this.#order = order;
     this.#sending = sending;
     this.#source = source;
     this.#pool = pool;
+    this.#keeper = keeper;
     this.#connection = (sending.connect ?? connectReceiver)(order.to);
     this.#reader = new WireReader(this.#connection.input, sending.silenceMs, sending.silenceMs ?? START_MS);
     this.#wire = new WireWriter(this.#connection.output, () => { void this.#broken(); },
@@ -105,7 +114,7 @@ class Transmission {
       if (this.#result?.digest !== digest) {
         throw new DrError('digest-mismatch', `the receiver on ${this.#order.to.host} found ${String(this.#result?.digest)}, ${digest} was sent`, 'Run the job again; if it happens twice, test the memory of both hosts.');
       }
-      return { digest, bytesRead: this.#source.bytesRead, bytesSent: this.#wire.sent };
+      return { digest, bytesRead: this.#source.bytesRead, bytesSent: this.#wire.sent, ...(this.#source.note === undefined ? {} : { note: this.#source.note }) };
     } catch (error) {
       if (!(error instanceof DrError)) await this.#broken(); // writing failed
       const failure = this.#failure ?? DrError.from(error);
@@ -137,26 +146,38 @@ class Transmission {
     const answered = (blocks: number): void => {
       if (onTheWay === 0) told(blocks); // otherwise earlier blocks are still on their way out
     };
+    const digested = async (digest: Buffer): Promise<void> => {
+      hash.add(digest);
+      await this.#keeper?.add(digest);
+    };
+    const held: Held = {
+      knows: (index) => this.#comparison.knows(index),
+      matches: (index, digest) => this.#comparison.matches(index, digest),
+      known: async (index) => {
+        await answers.flush(); // as below
+        await this.#comparison.known(index);
+      },
+    };
     const holds = async (index: number, digest: Buffer): Promise<boolean> => {
       if (!this.#comparison.knows(index)) await answers.flush(); // the receiver may be waiting for what we have not said yet
       return this.#comparison.holds(index, digest);
     };
 
     for (;;) {
-      const piece = await this.#source.next();
+      const piece = await this.#source.next(held);
       if (this.#failure !== undefined) throw this.#failure;
       if (piece === undefined) break;
-      if (piece.kind === 'known-zero') {
+      if (piece.kind === 'known') {
         for (let index = piece.first; index < piece.first + piece.count; index++) {
-          const digest = zeroDigest(index);
-          hash.add(digest);
+          const digest = piece.digest(index);
+          await digested(digest);
           await answers.run(await holds(index, digest) ? 'same' : 'zero', index);
           answered(index + 1);
         }
         continue;
       }
       const { index, digest, slot } = piece;
-      hash.add(digest);
+      await digested(digest);
       if (await holds(index, digest)) {
         this.#pool.release(slot);
         await answers.run('same', index);

@@ -16,7 +16,7 @@ import { ourselves, run, start } from '../../src/system/run.js';
 import { writeDurable } from '../../src/system/durable.js';
 import { BLOCK_BYTES, DIGEST_BYTES, digestOf } from '../../src/transfer/geometry.js';
 import { admit } from '../../src/transfer/receiver.js';
-import { imageLockPath, isAlive, makeTicket, receiverOf, ticketDirectory } from '../../src/transfer/ticket.js';
+import { imageLockPath, isAlive, makeTicket, receiverOf, ticketDigests, ticketDirectory } from '../../src/transfer/ticket.js';
 import { isRoot } from '../support/file-systems.js';
 import { skipBecause } from '../support/skip.js';
 import { MIB, TransferGround } from '../support/transfer-ground.js';
@@ -156,6 +156,35 @@ describe('the processes that move data', function () {
     } finally {
       await run('losetup', ['--detach', path]);
     }
+  });
+
+  it('keep digests for the next capture, take its hint, and read everything when it lies', async () => {
+    const fill = 'abcdefgh..ijklmn';
+    const source = await ground.disk('source', fill);
+    const path = await ground.disk('image', '.'.repeat(fill.length));
+    const [digests, changed] = [ground.path('bases/base'), ground.path('changed.json')];
+    const captured = async (start: Params<'transfer.offer'>['start'], more: Partial<DataSource>): Promise<{ readonly ticket: string; readonly note?: string }> => {
+      const { sending, accept, ticket } = await begin({ source: { path: source, bytes: fill.length * MIB, ...more }, offer: { path, start } });
+      const sent = await sending;
+      assert.equal((await accept()).digest, sent.digest);
+      await equal(source, path);
+      return { ticket, ...(sent.note === undefined ? {} : { note: sent.note }) };
+    };
+    const put = async (block: number): Promise<void> => {
+      const handle = await open(source, 'r+');
+      await handle.write(randomBytes(MIB), 0, MIB, block * MIB);
+      await handle.close();
+    };
+    const { ticket } = await captured('fresh', { keepDigests: digests });
+    const recycle = { recycle: ticketDigests(ticket), provenSince: new Date().toISOString() };
+    await put(3);
+    await writeFile(changed, JSON.stringify([[3 * MIB, 4096]]));
+    const second = await captured(recycle, { hint: { digests, changed }, keepDigests: ground.path('bases/next') });
+    assert.equal(second.note, undefined);
+    await put(12);
+    await writeFile(changed, '[]');
+    const third = await captured({ ...recycle, recycle: ticketDigests(second.ticket) }, { hint: { digests: ground.path('bases/next'), changed } });
+    assert.match(third.note ?? '', new RegExp(`wrong at offset ${String(12 * MIB)}; the whole disk was read`));
   });
 
   it('blame the source when the sender dies, and the receiver ends by itself', async () => {
