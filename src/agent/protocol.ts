@@ -6,12 +6,13 @@ import type { Obligation } from '../model/obligation.js';
 import type { RotationStep, ServerOnTarget } from '../model/rotation.js';
 import type { DomainState, ServerSeen } from '../model/server.js';
 import type { Verified } from '../model/views.js';
+import type { LimitStep } from '../transfer/throttle.js';
 import type { Start } from '../transfer/ticket.js';
 
 /** The typed requests between head and hands: JSON-RPC 2.0 over the standard streams of `dr agent`. */
 
 /** Head and agent must be of the same version; raised with every change of a request's meaning. */
-export const PROTOCOL = 1;
+export const PROTOCOL = 2;
 
 export const HEARTBEAT_MS = 3_000;
 export const DEAD_AFTER_MS = 10_000;
@@ -122,7 +123,7 @@ export interface Requests {
   // data: destination, source, destination
   /** Prepares to receive into an existing file or device of `bytes`. */
   'transfer.offer': [{ path: string; bytes: number; start: Start; readBack: boolean }, { ticket: string; secret: string }];
-  'transfer.send': [{ source: DataSource; to: Route; ticket: string; secret: string; limitBytesPerSecond?: number }, SendResult];
+  'transfer.send': [{ source: DataSource; to: Route; ticket: string; secret: string; limit?: readonly LimitStep[] }, SendResult];
   'transfer.accept': [{ ticket: string }, ReceiveResult];
   'transfer.abort': [{ ticket: string }, Record<string, never>];
 

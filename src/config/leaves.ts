@@ -4,7 +4,7 @@ import { DrError } from '../model/errors.js';
 import { checkNamePart } from '../model/names.js';
 import { nearest } from './nearest.js';
 import { scheduleProblem } from './schedule.js';
-import { readDuration, readRate, readSize, type Reading } from './units.js';
+import { readDuration, readRate, readSize, readTimeOfDay, type Reading } from './units.js';
 
 /** The kinds of values in the configuration. Each says what it expects in the words that the message then has. */
 
@@ -74,6 +74,16 @@ function withMinimum(reading: Reading<number>, least: number, atLeast: string, v
 export const size = leaf<number>('a size such as 10GiB', readSize);
 export const rate = leaf<number>('a rate such as 40MiB/s', (value) => withMinimum(readRate(value), 64 * 1024, '64KiB/s', value));
 export const duration = leaf<number>('a duration such as 90s, 5min, 6h or 30d', (value) => withMinimum(readDuration(value), 1, '1s', value));
+
+/** A time of day from `first` to `last`, as minutes after midnight. */
+export function timeOfDay(first: string, last: string) {
+  const [least, most] = [readTimeOfDay(first), readTimeOfDay(last)];
+  return leaf<number>('a time of day such as "08:00"', (value) => {
+    const reading = readTimeOfDay(value);
+    return reading.ok && least.ok && most.ok && (reading.value < least.value || reading.value > most.value)
+      ? { ok: false, why: `expected a time of day from ${first} to ${last}, found ${show(value)}` } : reading;
+  });
+}
 
 /** A directory on some host, absolute and without `..`; comes out without a trailing slash. */
 export const directory = leaf<string>('an absolute directory such as /shared/definitions', (value) => {

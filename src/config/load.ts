@@ -132,7 +132,7 @@ function targetOf(name: string, read: ConfigFile['targets'][string]): TargetConf
     definitions: read.definitions ?? '/shared/definitions',
     current: read.current ?? '/shared/dr/current',
     useCache: read.use_cache ?? true,
-    ...(read.bandwidth_limit === undefined ? {} : { bandwidthBytesPerSecond: read.bandwidth_limit }),
+    bandwidth: read.bandwidth_limit ?? [],
     allocation: read.allocation ?? 'sparse',
   };
 }

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { bandwidthLimit, SPAN_KEYS } from './bandwidth.js';
 import * as is from './leaves.js';
 
 /** The shape of the file. Keys are as people write them; `normalise` gives them the program's names. */
@@ -18,7 +19,7 @@ const target = {
   definitions: is.directory.optional(),
   current: is.directory.optional(),
   use_cache: is.yesOrNo.optional(),
-  bandwidth_limit: is.rate.optional(),
+  bandwidth_limit: bandwidthLimit.optional(),
   allocation: is.oneOf('sparse', 'full').optional(),
 };
 
@@ -65,6 +66,6 @@ export function validKeys(path: readonly PropertyKey[]): readonly string[] {
   if (section === undefined) return Object.keys(top);
   if (section === 'cache') return Object.keys(cache);
   if (section === 'anvils') return part === 'commands' ? ['shutdown', 'start'] : Object.keys(anvil);
-  if (section === 'targets') return Object.keys(target);
+  if (section === 'targets') return part === 'bandwidth_limit' ? SPAN_KEYS : Object.keys(target);
   return section === 'jobs' ? Object.keys(job) : [];
 }

@@ -50,6 +50,16 @@ export function readDuration(value: unknown): Reading<number> {
   return word === undefined ? { ok: false } : { ok: false, suggestion: `${String(amount)}${word}` };
 }
 
+/** `08:00` → minutes after midnight; `24:00` is the end of the day. */
+export function readTimeOfDay(value: unknown): Reading<number> {
+  const match = typeof value === 'string' ? /^(\d\d):(\d\d)$/.exec(value) : null;
+  const minute = Number(match?.[1]) * 60 + Number(match?.[2]);
+  if (match !== null && Number(match[2]) < 60 && minute <= 24 * 60) return { ok: true, value: minute };
+  const [, hour = '', minutes = '00', half] = /^(\d{1,2})(?:[:.h](\d\d))? ?(am|pm)?$/i.exec(typeof value === 'number' || typeof value === 'string' ? String(value) : '') ?? [];
+  const meant = half === undefined ? Number(hour) : Number(hour) % 12 + (half.toLowerCase() === 'pm' ? 12 : 0);
+  return hour === '' || meant * 60 + Number(minutes) > 24 * 60 || Number(minutes) > 59 ? { ok: false } : { ok: false, suggestion: `${String(meant).padStart(2, '0')}:${minutes}` };
+}
+
 function split(value: unknown): { readonly amount: number | undefined; readonly unit: string } {
   if (typeof value === 'number' && value >= 0) return { amount: value, unit: '' };
   const match = typeof value === 'string' ? /^(\d{1,15}(?:\.\d{1,6})?)\s*([A-Za-z/]*)$/.exec(value.trim()) : null;

@@ -37,7 +37,7 @@ export async function cacheCapture(server: ServerRun, capture: Capture, cache: N
       made.push({ agent: keeper, path });
       const moved = await transfer({
         from: { agent: node, source }, to: keeper, route: drive.node === at.node ? routeTo(config, 'local') : routeTo(config, drive.node),
-        path, start: 'fresh', readBack: false, signal, show: { emit, what: 'caching', server: at.server, disk: disk.disk, to: drive.device },
+        path, start: 'fresh', readBack: false, bandwidth: [], signal, show: { emit, what: 'caching', server: at.server, disk: disk.disk, to: drive.device },
       });
       if (moved.note !== undefined) note(`${at.server} disk ${disk.disk}: ${moved.note}`);
       sources[disk.target] = {

@@ -61,7 +61,7 @@ export async function send(delivery: Delivery, capture: Capture, sources: Readon
     const place = await agent.call('store.incomplete', { store: storeOf(target), server: server.server, disk: disk.disk, reproveAfterSeconds: config.reproveAfterSeconds }, { signal });
     const moved = await transfer({
       from, to: agent, route: routeTo(config, from.agent.host === 'local' ? target.reach : seenFromOthers(target.reach)), path: place.path, start: place.start, readBack: true, signal,
-      ...(target.bandwidthBytesPerSecond === undefined ? {} : { limitBytesPerSecond: target.bandwidthBytesPerSecond }),
+      bandwidth: target.bandwidth,
       show: { emit, what: 'sending', server: server.server, disk: disk.disk, to: target.name },
     });
     if (moved.note !== undefined) delivery.note(`${server.server} disk ${disk.disk}: ${moved.note}`);

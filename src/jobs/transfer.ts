@@ -1,9 +1,11 @@
 import type { Agent } from '../agent/connect.js';
 import type { Params, ReceiveResult, Route, SendResult } from '../agent/protocol.js';
+import type { BandwidthSpan } from '../model/config.js';
 import { DrError } from '../model/errors.js';
 import type { TransferEvent } from '../model/run-event.js';
 import type { Emit } from './context.js';
 import type { DiskSource } from './deliver.js';
+import { limitSteps } from './limit-steps.js';
 
 /** One disk from a path on one host to a path on another: the three requests of a transfer in their order. */
 export interface TransferOrder {
@@ -14,7 +16,8 @@ export interface TransferOrder {
   readonly path: string;
   readonly start: Params<'transfer.offer'>['start'];
   readonly readBack: boolean;
-  readonly limitBytesPerSecond?: number;
+  /** By time of day; none where there is no span. */
+  readonly bandwidth: readonly BandwidthSpan[];
   readonly signal: AbortSignal;
   readonly show: Pick<TransferEvent, 'what' | 'server' | 'disk' | 'to'> & { readonly emit: Emit };
 }
@@ -38,7 +41,7 @@ export async function transfer(order: TransferOrder): Promise<Transferred> {
     show('begin', 0, 0);
     const sent = await from.agent.call('transfer.send', {
       source: from.source, to: order.route, ticket, secret,
-      ...(order.limitBytesPerSecond === undefined ? {} : { limitBytesPerSecond: order.limitBytesPerSecond }),
+      ...(order.bandwidth.length === 0 ? {} : { limit: limitSteps(order.bandwidth, new Date()) }),
     }, { signal, onProgress: (progress) => { watchdog.moved(progress.done); show('progress', progress.done, progress.sent); } });
     const received = await to.call('transfer.accept', { ticket }, { signal });
     if (received.digest !== sent.digest) {

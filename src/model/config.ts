@@ -43,8 +43,18 @@ export interface TargetConfig {
   /** Directory on the target with the links to the newest complete sets. */
   readonly current: string;
   readonly useCache: boolean;
-  readonly bandwidthBytesPerSecond?: number;
+  /** What may be sent by time of day; no two spans overlap, and where there is none there is no limit. */
+  readonly bandwidth: readonly BandwidthSpan[];
   readonly allocation: 'sparse' | 'full';
+}
+
+/** A limit from one time of day to another of the host that runs the job. */
+export interface BandwidthSpan {
+  /** Minutes after midnight, 0 to 1439. */
+  readonly from: number;
+  /** 1 to 1440; not after `from` where the span goes over midnight. */
+  readonly to: number;
+  readonly bytesPerSecond: number;
 }
 
 export interface JobConfig {

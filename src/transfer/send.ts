@@ -10,7 +10,7 @@ import { DigestKeeper } from './kept-digests.js';
 import { connectReceiver, type Destination, type ReceiverConnection } from './receiver-connection.js';
 import { Refusal } from './refusals.js';
 import { SourceReader, type Held } from './source-reader.js';
-import { Throttle } from './throttle.js';
+import { Throttle, type LimitStep } from './throttle.js';
 import { WireReader, WireWriter } from './wire.js';
 import { within } from './within.js';
 
@@ -20,7 +20,8 @@ export interface SendOrder {
   readonly to: Destination;
   readonly ticket: string;
   readonly secret: string;
-  readonly limitBytesPerSecond?: number;
+  /** Absent: none. */
+  readonly limit?: readonly LimitStep[];
 }
 
 export interface Sent {
@@ -96,7 +97,7 @@ class Transmission {
     this.#connection = (sending.connect ?? connectReceiver)(order.to);
     this.#reader = new WireReader(this.#connection.input, sending.silenceMs, sending.silenceMs ?? START_MS);
     this.#wire = new WireWriter(this.#connection.output, () => { void this.#broken(); },
-      order.limitBytesPerSecond === undefined ? undefined : new Throttle(order.limitBytesPerSecond));
+      order.limit === undefined ? undefined : new Throttle(order.limit));
     this.#comparison = new Comparison(source.disk.blocks);
   }
 

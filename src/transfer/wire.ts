@@ -179,10 +179,10 @@ export class WireWriter {
     const throttle = this.#throttle;
     if (throttle === undefined) return;
     for (const piece of pieces) {
-      for (let at = 0; at < piece.length; at += throttle.pieceBytes) {
-        const part = piece.subarray(at, at + throttle.pieceBytes);
-        await throttle.take(part.length);
-        await this.#write(part);
+      for (let at = 0; at < piece.length;) {
+        const bytes = await throttle.take(piece.length - at);
+        await this.#write(piece.subarray(at, at + bytes));
+        at += bytes;
       }
     }
   }

@@ -78,7 +78,7 @@ export class TransferGround {
     const pool = this.#sendersPool ??= new BlockPool();
     const sent = await send({
       source: { direct: true, ...source }, to: { host: 'local', agentCommand: [] }, ...made,
-      ...(sending.limitBytesPerSecond === undefined ? {} : { limitBytesPerSecond: sending.limitBytesPerSecond }),
+      ...(sending.limitBytesPerSecond === undefined ? {} : { limit: [{ afterMs: 0, bytesPerSecond: sending.limitBytesPerSecond }] }),
     }, {
       ...sending, pool,
       connect: () => ({ input: back, output: there, ended: () => Promise.resolve('it ended'), kill: () => { there.destroy(); } }),

@@ -45,7 +45,7 @@ describe('configuration', () => {
       anvils: new Map([['an-a01', { name: 'an-a01', nodes: ['an-a01n01', 'an-a01n02'], libvirt: 'qemu:///system', commands: {} }]]),
       targets: new Map([['dr01', {
         name: 'dr01', host: 'an-dr01', reach: 'an-dr01', libvirt: 'qemu:///system', store: 'fs:/srv/dr', definitions: '/shared/definitions',
-        current: '/shared/dr/current', useCache: true, allocation: 'sparse',
+        current: '/shared/dr/current', useCache: true, bandwidth: [], allocation: 'sparse',
       }]]),
       jobs: new Map([['web', {
         name: 'web', anvil: 'an-a01', targets: ['dr01'], servers: ['Db01', 'Web01'], copies: 3, capture: 'live', live: 'backup', snapshotSize: { percent: 20 },
@@ -97,7 +97,7 @@ agent_command: [sudo, dr]
     });
     assert.deepEqual(config.targets.get('t'), {
       name: 't', host: 'local', reach: 'dr.example.org', store: 'fs:/srv/dr', libvirt: 'qemu:///session', definitions: '/d', current: '/c',
-      useCache: false, bandwidthBytesPerSecond: 40 * 2 ** 20, allocation: 'full',
+      useCache: false, bandwidth: [{ from: 0, to: 1440, bytesPerSecond: 40 * 2 ** 20 }], allocation: 'full',
     });
     assert.deepEqual(config.jobs.get('j'), {
       name: 'j', anvil: 'a', targets: ['t'], servers: ['Web01'], copies: 1, capture: 'shutdown', live: 'lvm', snapshotSize: { percent: 12.5 }, schedule: '@daily',
@@ -160,6 +160,14 @@ agent_command: [sudo, dr]
     const job = parseConfig('dr.yaml', MINIMAL.replace('capture: live', 'capture: live\n    disk_names: {vda: root, Web01/vda: system}')).jobs.get('web');
     assert(job !== undefined);
     assert.deepEqual([diskNameFor(job, 'Web01', 'vda', 'x'), diskNameFor(job, 'Db01', 'vda', 'x'), diskNameFor(job, 'Db01', 'vdb', 'x')], ['system', 'root', 'x']);
+  });
+
+  it('reads limits by time of day, also over midnight and side by side', () => {
+    const limit = (text: string) => parseConfig('dr.yaml', MINIMAL.replace('store: fs:/srv/dr', `store: fs:/srv/dr\n    bandwidth_limit: ${text}`)).targets.get('dr01')?.bandwidth;
+    assert.deepEqual(limit('[{from: "22:00", to: "06:30", limit: 40MiB/s}, {from: 06:30, to: 22:00, limit: 64KiB/s}]'),
+      [{ from: 1320, to: 390, bytesPerSecond: 40 * 2 ** 20 }, { from: 390, to: 1320, bytesPerSecond: 65_536 }]);
+    assert.deepEqual(limit('\n      - {from: "00:00", to: "24:00", limit: 1MB/s}'), [{ from: 0, to: 1440, bytesPerSecond: 1e6 }]);
+    assert.deepEqual(limit('1MB/s'), [{ from: 0, to: 1440, bytesPerSecond: 1e6 }]);
   });
 
   it('finds a job with what it refers to, and says which names there are', () => {

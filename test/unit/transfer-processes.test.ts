@@ -58,7 +58,7 @@ describe('the processes that move data', function () {
   async function begin(move: Move) {
     const context = { signal: move.signal ?? new AbortController().signal, progress: move.onProgress ?? (() => undefined) };
     const { ticket, secret } = await hands['transfer.offer']({ ...move.offer, bytes: move.source.bytes, readBack: true }, context);
-    const sending = hands['transfer.send']({ source: { direct: true, ...move.source }, to: local, ticket, secret, ...(move.limit === undefined ? {} : { limitBytesPerSecond: move.limit }) }, context);
+    const sending = hands['transfer.send']({ source: { direct: true, ...move.source }, to: local, ticket, secret, ...(move.limit === undefined ? {} : { limit: [{ afterMs: 0, bytesPerSecond: move.limit }] }) }, context);
     sending.catch(() => undefined); // looked at by the test
     return { ticket, sending, accept: () => hands['transfer.accept']({ ticket }, context) };
   }
@@ -240,7 +240,7 @@ describe('the processes that move data', function () {
     const made = await makeTicket({ path, bytes: 8 * MIB, start: 'fresh', readBack: true });
     const [node, main] = ourselves();
     const sender = start(node, [main, 'agent', '--send'], { stdio: ['pipe', 'pipe', 'pipe'] });
-    sender.stdin?.write(`${JSON.stringify({ source: { path: source, bytes: 8 * MIB, direct: true }, to: local, ...made, limitBytesPerSecond: MIB })}\n`);
+    sender.stdin?.write(`${JSON.stringify({ source: { path: source, bytes: 8 * MIB, direct: true }, to: local, ...made, limit: [{ afterMs: 0, bytesPerSecond: MIB }] })}\n`);
     const receiver = await receiverPid(made.ticket);
     const lines: string[] = [];
     if (sender.stdout !== null) createInterface({ input: sender.stdout }).on('line', (line) => lines.push(line));
