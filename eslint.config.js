@@ -18,6 +18,7 @@ const floors = [
 
 /** Foreign packages and the only places that know them. */
 const homes = {
+  execa: ['src/system/run.ts'],
   'vscode-jsonrpc': ['src/agent/**'],
   '@xmldom/xmldom': ['src/definitions/**'],
   xml2js: ['src/system/virsh.ts', 'src/definitions/**'],

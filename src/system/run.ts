@@ -1,15 +1,11 @@
-import { execFile, spawn, type ChildProcess, type ExecFileException } from 'node:child_process';
+import { spawn, type ChildProcess } from 'node:child_process';
 import { DrError } from '../model/errors.js';
 
 /** The only file that starts foreign programs. No shell is involved anywhere; output is in the C locale. */
 
-const TIMEOUT_MS = 60_000;
-/** No program that we call prints more, in bytes. */
-const MAX_OUTPUT = 256 * 1024 * 1024;
-
 export interface RunOptions {
   readonly input?: string;
-  /** The program is killed after so many milliseconds and `timeout` thrown. Default 60 s. */
+  /** Milliseconds; the program is killed after that and `timeout` thrown. Default 60 s. */
   readonly timeoutMs?: number;
   readonly env?: Readonly<Record<string, string>>;
   /** Exit codes that are no error. Default: 0. */
@@ -29,30 +25,33 @@ export interface RunResult {
  * last lines of what it printed on stderr.
  */
 export async function run(program: string, args: readonly string[], options: RunOptions = {}): Promise<RunResult> {
-  const { error, stdout, stderr } = await ended(program, args, options);
-  if (error?.code === 'ENOENT') throw new DrError('program-missing', `the program ${program} is not installed on this host`, `Install the package that has ${program}.`);
-  if (error?.code === 'ABORT_ERR') throw new DrError('cancelled', `${program} was stopped because the run was cancelled`);
-  if (error?.killed === true && error.code === null) throw new DrError('timeout', `${program} ${args[0] ?? ''} did not answer in ${String(Math.round((options.timeoutMs ?? TIMEOUT_MS) / 1000))} s`);
-  const exitCode = error === null ? 0 : typeof error.code === 'number' ? error.code : -1;
-  if (!(options.okExit ?? [0]).includes(exitCode)) {
+  const { execa, ExecaError } = await import('execa'); // processes that only move data never need it, and start sooner
+  const okExit = options.okExit ?? [0];
+  const result = await execa(program, [...args], {
+    reject: false,
+    stripFinalNewline: false,
+    ...(options.input === undefined ? { stdin: 'ignore' as const } : { input: options.input }),
+    timeout: options.timeoutMs ?? 60_000,
+    killSignal: 'SIGKILL',
+    env: { LC_ALL: 'C', ...options.env },
+    ...(options.signal === undefined ? {} : { cancelSignal: options.signal }),
+    ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
+    maxBuffer: 256 * 1024 * 1024,
+  });
+  if (result instanceof ExecaError || result.exitCode === undefined) {
+    const error = result as InstanceType<typeof ExecaError>;
+    if (error.code === 'ENOENT') throw new DrError('program-missing', `the program ${program} is not installed on this host`, `Install the package that has ${program}.`);
+    if (error.isCanceled) throw new DrError('cancelled', `${program} was stopped because the run was cancelled`);
+    if (error.timedOut) throw new DrError('timeout', `${program} ${args[0] ?? ''} did not answer in ${String(Math.round((options.timeoutMs ?? 60_000) / 1000))} s`);
+  }
+  const exitCode = result.exitCode ?? -1;
+  const stdout = typeof result.stdout === 'string' ? result.stdout : '';
+  const stderr = typeof result.stderr === 'string' ? result.stderr : '';
+  if (!okExit.includes(exitCode)) {
     const said = stderr.trim().split('\n').slice(-5).join('; ');
-    const how = exitCode === -1 ? error?.signal ?? error?.code ?? 'no exit status' : `exit ${String(exitCode)}`;
-    throw new DrError('program-failed', `${program} ${args.join(' ')} failed (${how})${said === '' ? '' : `: ${said}`}`);
+    throw new DrError('program-failed', `${program} ${args.join(' ')} failed (${result.exitCode === undefined ? (result.signal ?? 'no exit status') : `exit ${String(exitCode)}`})${said === '' ? '' : `: ${said}`}`);
   }
   return { stdout, stderr, exitCode };
-}
-
-/** Node's own, and no library: loading one takes every process of a run a tenth of a second, and there are many. */
-function ended(program: string, args: readonly string[], options: RunOptions): Promise<{ readonly error: ExecFileException | null; readonly stdout: string; readonly stderr: string }> {
-  return new Promise((resolve) => {
-    const child = execFile(program, [...args], {
-      timeout: options.timeoutMs ?? TIMEOUT_MS, killSignal: 'SIGKILL', maxBuffer: MAX_OUTPUT, env: { ...process.env, LC_ALL: 'C', ...options.env },
-      ...(options.signal === undefined ? {} : { signal: options.signal }),
-      ...(options.cwd === undefined ? {} : { cwd: options.cwd }),
-    }, (error, stdout, stderr) => { resolve({ error, stdout, stderr }); });
-    child.stdin?.on('error', () => undefined); // it did not want its input, and says why itself
-    child.stdin?.end(options.input);
-  });
 }
 
 export interface StartOptions {
