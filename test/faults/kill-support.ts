@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import type { Ground, JobForm } from './ground.js';
-import { assertCurrent, assertImages, assertNoTwin, assertProduction, remember, sumOfStrangers, tuneDefinition, type Remembered } from './promises.js';
+import { assertCurrent, assertImages, assertNoTwin, assertProduction, lookAtStore, remember, sumOfStrangers, tuneDefinition, type Remembered, type StoreSeen } from './promises.js';
 
 /** What the kill campaigns share: how they begin, what they assert after each kill, and the table they print. */
 
@@ -18,25 +18,30 @@ export async function firstRuns(ground: Ground, remembered: Remembered): Promise
   assert.equal((await remember(ground, remembered)).length, LIVE.copies);
 }
 
-export async function assertPromises(ground: Ground, remembered: Remembered, strangers: string | undefined): Promise<void> {
+/** What the store looks like while nothing of ours runs is given back, for the questions that come next. */
+export async function assertPromises(ground: Ground, remembered: Remembered, strangers: string | undefined): Promise<StoreSeen> {
   await assertProduction(ground);
-  await assertImages(ground, remembered, 1 + (remembered.size > 2 ? 1 : 0));
+  const seen = await lookAtStore(ground);
+  await assertImages(ground, remembered, 1 + (remembered.size > 2 ? 1 : 0), seen);
+  await remember(ground, remembered, seen); // what a run completed before its death must never change either
   await assertCurrent(ground, { byHand: strangers !== undefined }); // without: the definition has been removed on purpose
   await assertNoTwin(ground);
   if (strangers !== undefined) assert.equal(await sumOfStrangers(ground), strangers, 'P4, P5: something that is not ours has changed');
+  return seen;
 }
 
 /** The next normal run ends as if nothing had happened. */
-export async function runUndisturbed(ground: Ground, form: JobForm, remembered: Remembered): Promise<void> {
-  const before = await remember(ground, remembered);
+export async function runUndisturbed(ground: Ground, form: JobForm, remembered: Remembered, seen?: StoreSeen): Promise<void> {
+  const before = await remember(ground, remembered, seen);
   const { status, report, said } = await ground.run(form);
   assert.equal(status, 0, `the run after the kill failed: ${said}`);
   assert.equal(report.outcome, 'ok');
-  const after = await remember(ground, remembered);
+  const now = await lookAtStore(ground);
+  const after = await remember(ground, remembered, now);
   assert.ok(after.length === form.copies || after.length === before.length + 1, `there are ${String(after.length)} sets after the run, ${String(before.length)} before it`);
   assert.ok(!before.includes(after[0] ?? ''), 'number 1 is not a new set');
   assert.deepEqual(after.slice(1).filter((set) => before.includes(set)), before.filter((set) => after.includes(set)), 'the order of the older sets has changed');
-  await assertImages(ground, remembered, Math.min(form.copies, before.length + 1));
+  await assertImages(ground, remembered, Math.min(form.copies, before.length + 1), now);
 }
 
 export function printTable(rows: readonly Row[]): void {

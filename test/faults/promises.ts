@@ -1,10 +1,9 @@
 import assert from 'node:assert/strict';
 import { until } from '../lab/namespaces.js';
-import type { LabHost } from '../lab/host.js';
 import { SERVER, SPARE, STORE, TARGET, type Ground } from './ground.js';
 
 /**
- * The promises, looked at from the outside: with sha256sum, getfattr, virsh, findmnt, ls and a virsh create by hand, never through
+ * The promises, looked at from the outside: with b2sum, getfattr, virsh, findmnt, ls and a virsh create by hand, never through
  * dr-engine. Only what makes a set complete is read from where dr-engine keeps it: that its manifest exists.
  */
 
@@ -22,31 +21,45 @@ interface SlotSeen {
 
 const DISKS = [`${SERVER}_0`, `${SERVER}_1`];
 
-/** Everything numbered in the store, with checksums made now. */
-async function slotsOf(target: LabHost): Promise<SlotSeen[]> {
-  const { stdout } = await target.run('sh', ['-c', `cd ${STORE} && for f in ${SERVER}_*_[0-9]*.raw; do [ -e "$f" ] && [ "\${f%_incomplete.raw}" = "$f" ] || continue; ` +
-    'printf "%s %s %s\\n" "$f" "$(getfattr --only-values -n user.dr.set "$f" 2>/dev/null || echo none)" "$(sha256sum < "$f" | cut -d" " -f1)"; done']);
-  const slots = new Map<string, Record<string, readonly [string, string]>>();
-  for (const line of stdout.split('\n').filter((each) => each !== '')) {
-    const [file = '', bound = '', sum = ''] = line.split(' ');
-    const match = /^(.*)_(\d+)\.raw$/.exec(file.slice(SERVER.length + 1));
-    assert.ok(match?.[1] !== undefined && match[2] !== undefined, `an odd name in the store: ${file}`);
-    const [set = ''] = bound.split('/');
-    slots.set(match[2], { ...slots.get(match[2]), [match[1]]: [set, sum] });
-  }
-  return [...slots].map(([slot, disks]) => ({ slot, disks }));
+/** A store at one moment. */
+export interface StoreSeen {
+  readonly slots: readonly SlotSeen[];
+  /** Sets that have a manifest. */
+  readonly proven: ReadonlySet<string>;
 }
 
-async function provenSets(target: LabHost): Promise<ReadonlySet<string>> {
-  const { stdout } = await target.run('sh', ['-c', `cd ${STORE}/.dr/sets && for s in *; do [ -e "$s/manifest.json" ] && echo "$s"; done; true`], { okExit: [0, 1] });
-  return new Set(stdout.split('\n').filter((line) => line !== ''));
+/** One program per look, and the quickest checksum that is at hand: the campaigns look often, and each time every byte is read. */
+const LOOK_AT_STORE = `
+cd "$1" || exit
+for image in "$2"_*_[0-9]*.raw; do case $image in *_incomplete.raw) ;; *) [ ! -e "$image" ] || set -- "$@" "$image" ;; esac; done
+shift 2
+[ $# = 0 ] || { getfattr --name=user.dr.set -- "$@" 2>/dev/null; b2sum -- "$@"; }
+for manifest in .dr/sets/*/manifest.json; do [ ! -e "$manifest" ] || { set=\${manifest%/*}; echo "proven \${set##*/}"; }; done
+true`;
+
+/** Everything numbered in the store, with checksums made now. While nothing of ours runs, one look serves several questions. */
+export async function lookAtStore({ target }: Pick<Seen, 'target'>): Promise<StoreSeen> {
+  const { stdout } = await target.run('sh', ['-c', LOOK_AT_STORE, 'sh', STORE, SERVER], { timeoutMs: 120_000 });
+  const bound = new Map([...stdout.matchAll(/^# file: (.+)\nuser\.dr\.set="([^"]*)"$/gm)].map(([, file = '', set = '']) => [file, set]));
+  const sums = [...stdout.matchAll(/^([0-9a-f]{128}) {2}(.+)$/gm)].map(([, sum = '', file = '']) => [file, sum] as const);
+  const slots = new Map<string, Record<string, readonly [string, string]>>();
+  for (const [file, sum] of sums) {
+    const match = new RegExp(`^${SERVER}_(.*)_(\\d+)\\.raw$`).exec(file);
+    if (match?.[1] === undefined || match[2] === undefined) throw new Error(`an odd name in the store: ${file}`);
+    const [set = ''] = (bound.get(file) ?? 'none').split('/');
+    slots.set(match[2], { ...slots.get(match[2]), [match[1]]: [set, sum] });
+  }
+  return {
+    slots: [...slots].map(([slot, disks]) => ({ slot, disks })),
+    proven: new Set([...stdout.matchAll(/^proven (.+)$/gm)].map(([, set = '']) => set)),
+  };
 }
 
 /** Adds the complete sets that are there now to what is remembered, and gives them newest slot first. */
-export async function remember(ground: Seen, remembered: Remembered): Promise<readonly string[]> {
-  const proven = await provenSets(ground.target);
+export async function remember(ground: Seen, remembered: Remembered, seen?: StoreSeen): Promise<readonly string[]> {
+  const { slots, proven } = seen ?? await lookAtStore(ground);
   const order: string[] = [];
-  for (const { disks } of (await slotsOf(ground.target)).sort((a, b) => Number(a.slot) - Number(b.slot))) {
+  for (const { disks } of [...slots].sort((a, b) => Number(a.slot) - Number(b.slot))) {
     const set = disks[DISKS[0] ?? '']?.[0];
     if (set === undefined || !proven.has(set) || DISKS.some((disk) => disks[disk]?.[0] !== set)) continue;
     if (!order.includes(set)) order.push(set); // between two numbers, if a death left it so
@@ -56,10 +69,10 @@ export async function remember(ground: Seen, remembered: Remembered): Promise<re
 }
 
 /** P1 and P3: enough good sets, none of them changed, equal numbers from one capture. */
-export async function assertImages(ground: Seen, remembered: Remembered, atLeast: number): Promise<void> {
-  const proven = await provenSets(ground.target);
+export async function assertImages(ground: Seen, remembered: Remembered, atLeast: number, seen?: StoreSeen): Promise<void> {
+  const { slots, proven } = seen ?? await lookAtStore(ground);
   const good = new Set<string>();
-  for (const { slot, disks } of await slotsOf(ground.target)) {
+  for (const { slot, disks } of slots) {
     const sets = new Set(Object.values(disks).map(([set]) => set));
     assert.equal(sets.size, 1, `P3: the images numbered ${slot} are of different captures: ${JSON.stringify(disks)}`);
     const [set = ''] = sets;
@@ -76,13 +89,12 @@ export async function assertImages(ground: Seen, remembered: Remembered, atLeast
 /** The link leads to a whole, proven set, and what it leads to boots by hand (it is started paused: nothing is written). */
 export async function assertCurrent(ground: Seen, { byHand }: { readonly byHand: boolean }): Promise<void> {
   const { target } = ground;
-  const proven = await provenSets(target);
   const { stdout } = await target.run('sh', ['-c', `for d in ${DISKS.join(' ')}; do p=$(readlink -f /shared/dr/current/${SERVER}/$d) && [ -f "$p" ] && getfattr --absolute-names --only-values -n user.dr.set "$p" && echo; done`], { okExit: [0, 1] });
   const bound = stdout.trim().split('\n');
   assert.equal(bound.length, DISKS.length, `current leads to ${stdout}`);
   const sets = new Set(bound.map((line) => line.split('/')[0] ?? ''));
   assert.equal(sets.size, 1, `current mixes sets: ${stdout}`);
-  assert.ok(proven.has([...sets][0] ?? ''), `current leads to a set that is not proven: ${stdout}`);
+  assert.ok(await target.exists(`${STORE}/.dr/sets/${[...sets][0] ?? ''}/manifest.json`), `current leads to a set that is not proven: ${stdout}`);
   if (!byHand) return;
   await target.run('virsh', ['create', '--paused', `/shared/definitions/${SERVER}.xml`]);
   await target.run('virsh', ['destroy', SERVER]);

@@ -8,7 +8,7 @@ import { pause, until } from '../lab/namespaces.js';
 import { killRole } from '../lab/roles.js';
 import { go, stepsSeen, watchSteps } from '../lab/steps.js';
 import { HEAD, NODE, SERVER, SPARE, STORE, TARGET, type JobForm } from './ground.js';
-import { assertCurrent, assertImages, assertNoTwin, assertProduction, remember, type Remembered } from './promises.js';
+import { assertCurrent, assertImages, assertNoTwin, assertProduction, lookAtStore, remember, type Remembered } from './promises.js';
 
 /** The stage of the nasty cases: the hosts of the kill tests, with jobs of any form and a guest that can be made to write. */
 
@@ -138,9 +138,10 @@ export class Stage {
     const before = await remember(this, remembered);
     const ran = await this.run(form);
     assert.equal(ran.status, 0, `the undisturbed run failed: ${ran.said}`);
-    const after = await remember(this, remembered);
+    const seen = await lookAtStore(this);
+    const after = await remember(this, remembered, seen);
     assert.ok(after.length > 0 && !before.includes(after[0] ?? ''), `number 1 is not a new set: ${after.join(', ')}`);
-    await assertImages(this, remembered, Math.min(form.copies, before.length + 1));
+    await assertImages(this, remembered, Math.min(form.copies, before.length + 1), seen);
     return ran;
   }
 
