@@ -22,6 +22,7 @@ export function crossChecks(file: unknown): CrossMistake[] {
     ...badNames('jobs', jobs),
     ...anvils.flatMap(([name, anvil]) => duplicates(anvil, ['anvils', name, 'nodes'])),
     ...sharedPlaces(targets),
+    ...targets.flatMap(([name, target]) => fullPools(name, target)),
     ...jobs.flatMap(([name, job]) => [
       ...unknownReferences(['jobs', name], job, anvils, targets),
       ...duplicates(job, ['jobs', name, 'targets']),
@@ -100,6 +101,10 @@ function sharedPlaces(targets: Entries): CrossMistake[] {
     const current = place(target, 'current', '/shared/dr/current');
     for (const [other, earlier] of targets.slice(0, index)) {
       if (host === undefined || text(earlier, 'host') !== host) continue;
+      const group = volumeGroups(store).find((one) => volumeGroups(place(earlier, 'store')).includes(one));
+      if (group !== undefined && place(earlier, 'store') !== store) {
+        return [{ path: ['targets', name, 'store'], what: 'value', message: `the volume group ${group} is in the store of target ${other} on the same host too; each target needs its own` }];
+      }
       if (store !== undefined && place(earlier, 'store') === store) {
         return [{ path: ['targets', name, 'store'], what: 'value', message: `target ${other} has the same store on the same host; each target needs its own` }];
       }
@@ -110,6 +115,18 @@ function sharedPlaces(targets: Entries): CrossMistake[] {
     }
     return [];
   });
+}
+
+/** The volume groups of a store, without their pools: an image's name is one volume in the whole group. */
+function volumeGroups(store: string | undefined): readonly string[] {
+  return store?.startsWith('vg:') === true ? store.slice('vg:'.length).split(',').map((entry) => entry.replace(/\/.*/, '')) : [];
+}
+
+/** A thin volume has no blocks of its own before they are written. */
+function fullPools(name: string, target: unknown): CrossMistake[] {
+  const pool = text(target, 'store')?.startsWith('vg:') === true ? text(target, 'store')?.slice('vg:'.length).split(',').find((entry) => entry.includes('/')) : undefined;
+  if (pool === undefined || text(target, 'allocation') !== 'full') return [];
+  return [{ path: ['targets', name, 'allocation'], what: 'value', message: `images in the thin pool ${pool} take space as they are written; leave allocation out, or name the volume group alone for whole volumes` }];
 }
 
 function serversInTwoJobs(jobs: Entries): CrossMistake[] {

@@ -2,6 +2,7 @@ import { z } from 'zod';
 import type { SnapshotSize } from '../model/config.js';
 import { DrError } from '../model/errors.js';
 import { checkNamePart } from '../model/names.js';
+import { volumeGroupProblem, volumeProblem } from '../model/volume-names.js';
 import { nearest } from './nearest.js';
 import { scheduleProblem } from './schedule.js';
 import { readDuration, readRate, readSize, readTimeOfDay, type Reading } from './units.js';
@@ -92,6 +93,21 @@ export const directory = leaf<string>('an absolute directory such as /shared/def
   return why === undefined ? { ok: true, value: tidy(value) } : { ok: false, why: `${JSON.stringify(value)} can't be used: ${why}` };
 });
 
+/** Why these can't be the parts of a store, each `VG` or `VG/POOL`. */
+function volumeGroupsProblem(entries: readonly string[]): string | undefined {
+  const seen = new Set<string>();
+  for (const entry of entries) {
+    const [group = '', pool, ...more] = entry.split('/');
+    if (entry === '') return 'there is nothing between two commas';
+    if (more.length > 0) return `${JSON.stringify(entry)} is neither VG nor VG/POOL`;
+    const why = volumeGroupProblem(group) ?? (pool === undefined ? undefined : volumeProblem(group, pool));
+    if (why !== undefined) return `${JSON.stringify(entry)}: ${why}`;
+    if (seen.has(group)) return `the volume group ${group} is in it twice`;
+    seen.add(group);
+  }
+  return undefined;
+}
+
 function directoryProblem(path: string): string | undefined {
   if (/[\0-\x1f\x7f]/.test(path)) return 'it has a control character in it';
   if (path.split('/').some((part) => part === '..' || part === '.')) return 'it has a "." or ".." in it';
@@ -119,7 +135,7 @@ export function command(needsServer: boolean) {
   });
 }
 
-/** `fs:/directory`, or `vg:VG[,VG…]`, which a later version will know what to do with. */
+/** `fs:/directory`, or volume groups: `vg:VG[,VG…]`, where `VG/POOL` has thin volumes. */
 export const store = leaf<string>('fs:/directory or vg:VG[,VG…]', (value) => {
   if (typeof value !== 'string') return { ok: false };
   const path = /^fs:(\/.*)$/.exec(value)?.[1];
@@ -127,8 +143,12 @@ export const store = leaf<string>('fs:/directory or vg:VG[,VG…]', (value) => {
     const why = directoryProblem(path);
     return why === undefined ? { ok: true, value: `fs:${tidy(path)}` } : { ok: false, why: `${JSON.stringify(value)} can't be used: ${why}` };
   }
-  if (/^vg:[A-Za-z0-9_.+][A-Za-z0-9_.+-]*(,[A-Za-z0-9_.+][A-Za-z0-9_.+-]*)*$/.test(value)) {
-    return { ok: false, why: `${value} is a store of logical volumes, which this version can't use yet; use a directory: fs:/srv/dr` };
+  if (/^vg:./.test(value)) {
+    const why = volumeGroupsProblem(value.slice('vg:'.length).split(','));
+    const simpler = `vg:${value.slice('vg:'.length).replace(/\s/g, '').replace(/\/dev\//g, '')}`;
+    if (why === undefined) return { ok: true, value };
+    return simpler !== value && volumeGroupsProblem(simpler.slice('vg:'.length).split(',')) === undefined ? { ok: false, suggestion: simpler }
+      : { ok: false, why: `${JSON.stringify(value)} can't be used: ${why}` };
   }
   if (value.startsWith('/')) return { ok: false, suggestion: `fs:${value}` };
   if (/^fs:[^/]/.test(value)) return { ok: false, suggestion: `fs:/${value.slice(3)}` };

@@ -36,7 +36,7 @@ export interface TargetConfig {
   readonly reach: string;
   /** libvirt connection URI, as the target uses it. */
   readonly libvirt: string;
-  /** `fs:/absolute/directory`, without a trailing slash. */
+  /** `fs:/absolute/directory`, without a trailing slash, or `vg:VG[,VG…]`, where `VG/POOL` has thin volumes. */
   readonly store: string;
   /** Directory on the target with definitions to boot from. */
   readonly definitions: string;

@@ -108,6 +108,15 @@ agent_command: [sudo, dr]
     assert.deepEqual([config.cacheSignature, config.reproveAfterSeconds, config.agentCommand], ['.cache', 7 * 86_400, ['sudo', 'dr']]);
   });
 
+  it('takes volume groups for a store, with and without thin pools', () => {
+    for (const store of ['vg:dr01_vg0', 'vg:dr01_vg0,dr01_vg1', 'vg:dr01_vg0/pool,dr01_vg1', 'vg:snapshots.1+2']) {
+      assert.equal(parseConfig('dr.yaml', MINIMAL.replace('fs:/srv/dr', store)).targets.get('dr01')?.store, store);
+    }
+    assert.equal(parseConfig('dr.yaml', MINIMAL.replace('fs:/srv/dr', 'vg:a,b\n    allocation: full')).targets.get('dr01')?.allocation, 'full');
+    const apart = MINIMAL.replace('    store: fs:/srv/dr', '    store: vg:a\n  dr02: {host: an-dr01, store: "vg:b", current: /c}\n  dr03: {host: an-dr03, store: "vg:a"}');
+    assert.equal(parseConfig('dr.yaml', apart).targets.size, 3, 'on another host the name means another group');
+  });
+
   it('follows anchors and aliases, and says where the mistake behind one is', () => {
     const text = MINIMAL.replace('nodes: [an-a01n01, an-a01n02]', 'nodes: &nodes [an-a01n01, an-a01n02]').replace('targets:\n', '  an-a02:\n    nodes: *nodes\ntargets:\n');
     assert.deepEqual(parseConfig('dr.yaml', text).anvils.get('an-a02')?.nodes, ['an-a01n01', 'an-a01n02']);
