@@ -59,6 +59,7 @@ async function checkTarget(params: Params<'check'>, report: Report): Promise<voi
     const { store } = openStore(ref);
     await store.check();
     const space = await store.space();
+    for (const warning of space.warnings ?? []) report.warn(warning, 'An overfull pool stops every server whose copy is booted from it.');
     return `${String(Math.round(space.freeBytes / 2 ** 30))} GiB free of ${String(Math.round(space.sizeBytes / 2 ** 30))}`;
   }, 'See the message; docs/targets.md says what a store needs.');
   for (const [what, path] of [['definitions', ref.definitions], ['current links', ref.current]] as const) {

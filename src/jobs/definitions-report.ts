@@ -11,7 +11,7 @@ import { connectAll, type Hosts } from './hosts.js';
 import type { Asking } from './images.js';
 import { locateServers, type Located } from './locate.js';
 import { observeNodes } from './observe.js';
-import { publishable } from './publishable.js';
+import { linkedDisk, publishable } from './publishable.js';
 
 /** The definitions on the targets, and whether they still fit their sources. Applies nothing: they are the admin's. */
 export async function definitionsReport(config: Config, { signal, onProblem }: Asking): Promise<DefinitionRow[]> {
@@ -32,7 +32,9 @@ export async function definitionsReport(config: Config, { signal, onProblem }: A
 }
 
 async function rowsOf(target: TargetConfig, hosts: Hosts, wanted: readonly Located[], signal: AbortSignal): Promise<DefinitionRow[]> {
-  const { definitions } = await hosts.agent(target.host).call('definition.list', { store: storeOf(target) }, { signal });
+  const agent = hosts.agent(target.host);
+  const { definitions } = await agent.call('definition.list', { store: storeOf(target) }, { signal });
+  const { space: { parts } } = await agent.call('store.space', { store: storeOf(target) }, { signal });
   const nameOf = (one: Located): string => one.kind === 'located' ? one.at.server : one.server;
   const orphans = definitions.filter(({ server }) => !wanted.some((one) => nameOf(one) === server));
   return [
@@ -43,7 +45,7 @@ async function rowsOf(target: TargetConfig, hosts: Hosts, wanted: readonly Locat
       if (there === undefined) return { ...row, state: 'missing', difference: [] };
       if (one.kind === 'refused') return { ...row, state: 'unknown', difference: [one.error.message] };
       try {
-        const { fits, differences } = compareDefinition(there.xml, publishable({ server: one.at, target }));
+        const { fits, differences } = compareDefinition(there.xml, publishable({ server: one.at, target, parts }));
         const lines = differences.flatMap(({ path, source, published }) => [`- ${path}: ${published ?? 'not there'}`, `+ ${path}: ${source ?? 'not there'}`]);
         return { ...row, state: fits ? 'fits' : 'drifted', difference: lines };
       } catch (error) {
@@ -62,7 +64,7 @@ export function previewDefinition(config: Config, { xml, server, target: name }:
   const links = `${target.current}/${server}`;
   const disks = facts.disks.filter(({ device, type }) => (device === 'disk' || device === 'lun') && (type === 'file' || type === 'block')).map((disk) => {
     const natural = (disk.path ?? disk.target).split('/').at(-1)?.replace(/\.[^.]*$/, '') ?? disk.target;
-    return { target: disk.target, link: `${links}/${job === undefined ? natural : diskNameFor(job, server, disk.target, natural)}` };
+    return linkedDisk(target, disk.target, `${links}/${job === undefined ? natural : diskNameFor(job, server, disk.target, natural)}`);
   });
   return Promise.resolve(rewriteDefinition(xml, { server, disks, ...(facts.nvram === undefined ? {} : { nvram: `${links}/nvram` }) }).xml);
 }

@@ -9,6 +9,7 @@ import { imageName } from '../model/names.js';
 import type { ImageReport } from '../model/report.js';
 import type { RotationPlan, ServerOnTarget } from '../model/rotation.js';
 import { planBegin, planComplete } from '../rotation/plan.js';
+import { freeFor } from '../stores/volume-choice.js';
 import { step } from '../system/steps.js';
 import { routeTo, seenFromOthers, storeOf, type Emit, type JobContext } from './context.js';
 import type { LocatedServer } from './locate.js';
@@ -87,7 +88,8 @@ export async function complete(delivery: Delivery, capture: Capture, delivered: 
     store: storeOf(target), set: delivered.set, disks: delivered.proofs, definition: server.seen.definitionFile ?? capture.xml,
     ...(capture.nvram === undefined ? {} : { nvram: capture.nvram }), ...(capture.tpm === undefined ? {} : { tpm: capture.tpm }),
   }, { signal });
-  await agent.call('definition.publish', { store: storeOf(target), server: server.server, xml: publishable(delivery) }, { signal });
+  const { space: { parts } } = await agent.call('store.space', { store: storeOf(target) }, { signal });
+  await agent.call('definition.publish', { store: storeOf(target), server: server.server, xml: publishable({ server, target, parts }) }, { signal });
   await rotate(delivery, (seen) => planComplete(seen, delivered.set, job.copies));
   emit({ kind: 'phase', server: server.server, target: target.name, phase: 'complete' });
   await agent.call('store.tidy', { store: storeOf(target), server: server.server }, { signal });
@@ -99,7 +101,7 @@ async function rotate({ context, server, target, agent, signal }: Delivery, plan
     store: storeOf(target), servers: [{ server: server.server, uuid: server.uuid, anvil: context.anvil.name, disks: server.disks.map(({ disk }) => disk), copies: context.job.copies }],
   }, { signal });
   if (seen === undefined) throw new DrError('internal', `${target.name} said nothing of ${server.server}`);
-  const next = plan(seen, space.freeBytes);
+  const next = plan(seen, freeFor(space, server.disks.map(({ bytes }) => bytes)));
   if (next.kind === 'refusal') throw new DrError(next.code, next.reason, next.remedy);
   await agent.call('store.execute', { store: storeOf(target), server: server.server, steps: [...next.steps] }, { signal });
 }

@@ -1,13 +1,16 @@
 import { placeImages } from '../cache/place.js';
 import type { TargetConfig } from '../model/config.js';
 import { DrError, type ErrorData } from '../model/errors.js';
+import type { Space } from '../model/host.js';
 import type { SetIntent } from '../model/image-set.js';
 import type { RotationPlan, RotationStep, ServerOnTarget } from '../model/rotation.js';
 import { planBegin } from '../rotation/plan.js';
+import { freeFor } from '../stores/volume-choice.js';
 import type { JobContext } from './context.js';
 import { publishable } from './publishable.js';
 import type { Located, LocatedServer, NodeSeen } from './locate.js';
 import type { TargetSeen } from './observe.js';
+import { checkImageNames, roomIn } from './plan-volumes.js';
 
 /** What a run will do, decided from what was seen. Pure. */
 
@@ -50,7 +53,7 @@ export function planJob(seen: JobSeen): JobPlan {
   const refused: { server: string; node: string | null; error: ErrorData }[] = [];
   const refusedTargets: { server: string; target: string; error: ErrorData }[] = [];
   const servers: PlannedServer[] = [];
-  const free = new Map(seen.targets.flatMap((target) => target.kind === 'seen' ? [[target.target, target.space.freeBytes] as const] : []));
+  const free = new Map(seen.targets.flatMap((target) => target.kind === 'seen' ? [[target.target, target.space] as const] : []));
 
   for (const one of seen.located) {
     if (one.kind === 'refused') {
@@ -74,26 +77,37 @@ export function planJob(seen: JobSeen): JobPlan {
       refusedTargets.push(...errors.map((error) => ({ server: at.server, ...error })));
     }
   }
-  return { ...batchesOf(servers, seen), refused, refusedTargets };
+  const plan = batchesOf(servers, seen);
+  return { ...plan, notes: [...seen.targets.flatMap(warningsOf), ...plan.notes], refused, refusedTargets };
 }
 
-function planTarget(seen: JobSeen, at: LocatedServer, target: TargetConfig, free: Map<string, number>): PlannedTarget {
+function warningsOf(seen: TargetSeen): readonly string[] {
+  return seen.kind === 'seen' ? (seen.space.warnings ?? []).map((warning) => `${seen.target}: ${warning}`) : [];
+}
+
+function planTarget(seen: JobSeen, at: LocatedServer, target: TargetConfig, free: Map<string, Space>): PlannedTarget {
   const there = seen.targets.find((one) => one.target === target.name);
   if (there === undefined) throw new DrError('internal', `${target.name} was not looked at`);
   if (there.kind === 'unreachable') throw DrError.fromData(there.error);
   const server = there.servers.find((one) => one.server === at.server);
   if (server === undefined) throw new DrError('internal', `${target.name} said nothing of ${at.server}`);
-  publishable({ server: at, target }); // a definition that can't be rewritten is refused now, not after hours of copying
-  const left = free.get(target.name) ?? 0;
-  const plan = planRotation(seen, at, server, left);
+  const left = free.get(target.name) ?? there.space;
+  checkImageNames(at, target);
+  publishable({ server: at, target, parts: left.parts }); // a definition that can't be rewritten is refused now, not after hours of copying
+  const plan = planRotation(seen, at, server, freeFor(left, at.disks.map(({ bytes }) => bytes)));
   if (plan.kind === 'refusal') throw new DrError(plan.code, `cannot image ${at.server} to ${target.name}: ${plan.reason} Nothing was touched.`, plan.remedy);
-  if (plan.needsBytes > left) {
+  const parts = left.parts === undefined ? undefined : roomIn(left.parts, plan.steps, server);
+  if (plan.needsBytes > left.freeBytes || parts?.lacking !== undefined) {
     const newest = server.images.filter((image) => image.state === 'proven' && image.slot !== 'incomplete').map((image) => image.capturedAt ?? '').sort().at(-1);
-    throw new DrError('space', `cannot image ${at.server}: target ${target.name} has ${gib(left)} free in ${target.store}, the run needs ${gib(plan.needsBytes)} there. Nothing was touched; ${newest === undefined ? 'there is no copy yet' : `the newest copy is from ${newest}`}.`,
-      'Free space there, extend the file system, or lower copies.');
+    throw new DrError('space', `cannot image ${at.server}: target ${target.name} has ${freeText(left)} free in ${target.store}, the run needs ${gib(Math.max(plan.needsBytes, parts?.lacking ?? 0))} there. Nothing was touched; ${newest === undefined ? 'there is no copy yet' : `the newest copy is from ${newest}`}.`,
+      left.parts === undefined ? 'Free space there, extend the file system, or lower copies.' : 'An image is in one volume group: free space there, add a disk to one (vgextend), or lower copies.');
   }
-  free.set(target.name, left - plan.needsBytes);
+  free.set(target.name, { ...left, freeBytes: left.freeBytes - plan.needsBytes, ...(parts === undefined ? {} : { parts: parts.left }) });
   return { target, steps: plan.steps, needsBytes: plan.needsBytes };
+}
+
+function freeText({ freeBytes, parts }: Space): string {
+  return parts === undefined ? gib(freeBytes) : parts.map((part) => `${gib(part.freeBytes)} in ${part.name}`).join(' and ');
 }
 
 function planRotation({ context: { job, anvil }, now }: JobSeen, at: LocatedServer, there: ServerOnTarget, freeBytes: number): RotationPlan {
