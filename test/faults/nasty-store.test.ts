@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { ImageRow } from '../../src/model/report.js';
 import { CHECKOUT } from '../lab/layout.js';
+import type { Started } from '../lab/host.js';
 import { Lab } from '../lab/lab.js';
 import { skipBecause } from '../support/skip.js';
 import { go, reached, stopAt } from '../lab/steps.js';
@@ -113,12 +114,11 @@ describe('trouble on the target', function () {
     }
 
     it('the hook refuses to boot what is being written', async () => {
-      await stage.dirty(24);
-      const run = await stage.start(slowly(LIVE));
-      await stage.sending();
+      const run = await standing();
       await stage.target.run('sh', ['-c', `sed "s|<source file='[^']*Db01_\\([01]\\)'|<source file='${STORE}/Db01_Db01_\\1_incomplete.raw'|" /shared/definitions/${SERVER}.xml > /root/incomplete.xml`]);
       assert.match(await stage.target.readFile('/root/incomplete.xml'), /_incomplete\.raw/);
       await assert.rejects(stage.target.run('virsh', ['create', '/root/incomplete.xml']), /is being written/);
+      await go(stage.node);
       const { status, said } = await ended(run);
       assert.equal(status, 0, said);
       await remember(stage, remembered);
@@ -151,25 +151,23 @@ describe('trouble on the target', function () {
   });
 
   it('the same job twice on one head: the second says that it is running already', async () => {
-    await stage.dirty(24);
-    const first = await stage.start(slowly(LIVE));
-    await stage.sending();
-    const second = await stage.run(slowly(LIVE));
+    const first = await standing();
+    const second = await stage.run(LIVE);
     assert.equal(second.status, 5, second.said);
     assert.match(second.said, /running already/);
+    await go(stage.node);
     assert.equal((await ended(first)).status, 0);
     await remember(stage, remembered);
     await stage.assertPromises(remembered, 2);
   });
 
   it('two heads at once: one wins, the other is refused, and nothing is broken', async () => {
-    await stage.dirty(24);
     const strangers = await sumOfStrangers(stage);
-    const first = await stage.start(slowly(LIVE));
-    await stage.sending();
+    const first = await standing();
     const second = await stage.run(LIVE, stage.spare);
     assert.equal(second.status, 4, second.said);
     assert.ok(['locked', 'image-in-use'].includes(second.server.error?.code ?? ''), second.said);
+    await go(stage.node);
     const { status, said } = await ended(first);
     assert.equal(status, 0, said);
     await remember(stage, remembered);
@@ -199,6 +197,15 @@ describe('trouble on the target', function () {
     await assertNoTwin(stage);
     await stage.runsWell(LIVE, remembered);
   });
+
+  /** A run in the middle of sending, which goes on when it is told to. */
+  async function standing(): Promise<Started> {
+    await stage.dirty(8);
+    await stopAt(stage.node, 'send-after-block', 3);
+    const run = await stage.start(LIVE);
+    await reached(stage.node, 90_000);
+    return run;
+  }
 
   /** Every name, inode, identity and byte of the store, its definitions and its links. */
   async function everything(): Promise<string> {

@@ -76,7 +76,10 @@ export class VmHost implements LabHost {
       const share = start(outer, [...words, '/usr/lib/qemu/virtiofsd', `--socket-path=${socket}`, '-o', 'source=/', '-o', 'cache=always', '-o', 'sandbox=chroot'],
         { stdio: ['ignore', log, log], detached: true, cwd: this.directory });
       share.unref();
-      await until('virtiofsd', async () => await stat(join(this.directory, socket)).catch(() => undefined));
+      await until('virtiofsd', async () => {
+        if (share.exitCode !== null || share.signalCode !== null) throw new Error('virtiofsd ended at once');
+        return stat(join(this.directory, socket)).catch(() => undefined); // not yet
+      }, 90_000).catch(async (error: unknown) => { throw new Error(`${String(error)}\n${await this.#lastWords()}`); });
       const drive = (file: string): readonly string[] => ['-drive', `file=${file},format=raw,if=none,id=${basename(file, '.img')},cache=writeback,discard=unmap`,
         '-device', `virtio-blk-pci,drive=${basename(file, '.img')},serial=${basename(file, '.img')}`];
       const store = join(this.directory, 'store.img');
@@ -96,6 +99,11 @@ export class VmHost implements LabHost {
       return undefined;
     }, 120_000);
     await until(`sshd of ${this.name}`, async () => (await this.run('true', [], { okExit: [0, 255], timeoutMs: 30_000 })).exitCode === 0 ? true : undefined);
+  }
+
+  /** What virtiofsd and QEMU have said last. */
+  async #lastWords(): Promise<string> {
+    return (await readFile(join(this.directory, 'init.log'), 'utf8').catch(() => '')).trim().split('\n').slice(-10).join('\n');
   }
 
   /** QEMU is killed: what the host had not synced is lost. */
