@@ -1,7 +1,7 @@
 # Everything that people and machines call. `make` alone says what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build lint test soak demo demo-clean lab-up lab-down lab-status clean
+.PHONY: help setup build lint test soak bench demo demo-clean lab-up lab-down lab-status clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -20,6 +20,9 @@ test: setup ## all tests; the last line counts them
 
 soak: setup ## the same fault campaigns, much longer
 	@npm run --silent build; DR_SOAK=1 node build/test/support/run-suites.js --build-status=$$? --soak
+
+bench: build ## us and other programs side by side (root); BENCH='--only full --json'
+	@test/bench/setup.sh; node build/test/bench/main.js $(BENCH)
 
 demo: build ## watch real guests being imaged, rotated and booted from the copy
 	@scripts/demo.sh

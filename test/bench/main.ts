@@ -1,0 +1,62 @@
+import { parseArgs } from 'node:util';
+import { writeFile } from 'node:fs/promises';
+import { Lab } from '../lab/lab.js';
+import { present } from './compete.js';
+import { DdSshDd } from './contenders/dd.js';
+import { Dr } from './contenders/dr.js';
+import { limits } from './contenders/limits.js';
+import { overNbd } from './contenders/nbd.js';
+import { repositories } from './contenders/repositories.js';
+import { Rsync } from './contenders/rsync.js';
+import { downtimeRow } from './downtime.js';
+import { Ground } from './ground.js';
+import { COPY_ROWS, copyRows } from './rows.js';
+import { sparseRow } from './sparse.js';
+import { table, type Row } from './table.js';
+
+/** `make bench`: us and the peers side by side. See README.md. */
+
+const ROWS = [...COPY_ROWS, 'sparse', 'downtime'] as const;
+
+async function main(): Promise<number> {
+  const { values } = parseArgs({ options: {
+    runs: { type: 'string', default: '5' }, size: { type: 'string', default: '1024' }, only: { type: 'string', multiple: true }, json: { type: 'boolean', default: false },
+    out: { type: 'string' },
+  } });
+  const [runs, mebibytes] = [Number(values.runs), Number(values.size)];
+  const strangers = (values.only ?? []).filter((name) => !ROWS.some((row) => row === name));
+  if (!(runs >= 1 && mebibytes >= 100) || strangers.length > 0) {
+    process.stderr.write(`bench: ${strangers.length > 0 ? `there is no row ${strangers.join(', ')}` : 'at least one run and 100 MiB are needed'}\nusage: bench [--runs N] [--size MiB] [--only ${ROWS.join('|')}]… [--json] [--out FILE]\n`);
+    return 2;
+  }
+  const impossible = await Lab.impossible();
+  if (impossible !== undefined) {
+    process.stderr.write(`bench: it can't run here: ${impossible}\n`);
+    return 1;
+  }
+  const wanted = (name: typeof ROWS[number]): boolean => values.only === undefined || values.only.includes(name);
+  const say = (text: string): void => { process.stderr.write(`${text}\n`); };
+  const rows: Row[] = [];
+  if (COPY_ROWS.some(wanted) || wanted('sparse')) {
+    say('bringing up two hosts');
+    const ground = await Ground.make(mebibytes * 9 + 1024);
+    const dr = new Dr('dr-engine', ground);
+    try {
+      await dr.begin();
+      const { here, notes } = await present([new DdSshDd(ground), new Rsync(ground), ...overNbd(ground), ...repositories(ground)]);
+      for (const note of notes) say(note);
+      rows.push(...await copyRows({ ground, dr, limits: limits(ground), peers: here, runs, mebibytes, say }, new Set(COPY_ROWS.filter(wanted))));
+      if (wanted('sparse')) rows.push(await sparseRow(ground, dr, runs, say));
+    } finally {
+      await dr.end();
+      await ground.remove();
+    }
+  }
+  if (wanted('downtime')) rows.push(...await downtimeRow(runs, Math.min(mebibytes, 512), say));
+  const json = `${JSON.stringify({ at: new Date().toISOString(), runs, mebibytes, rows }, null, 2)}\n`;
+  if (values.out !== undefined) await writeFile(values.out, json);
+  process.stdout.write(values.json ? json : table(rows));
+  return 0;
+}
+
+process.exitCode = await main();
