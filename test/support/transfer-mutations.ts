@@ -181,6 +181,12 @@ const CHANGES: Readonly<Record<string, Change>> = {
 
 export const CHANGE_NAMES = Object.keys(CHANGES);
 
+/** Those that need no frame that only senders send. */
+export const ANY_STREAM_CHANGES: readonly string[] = [
+  'a bit flipped anywhere', 'a bit flipped in a header', 'the preamble changed', 'a frame left out', 'a frame twice', 'two frames exchanged', 'a frame put in', 'a ping put in',
+  'a frame of another length', 'something after the end', 'cut off anywhere',
+];
+
 export function mutate(change: string, stream: Stream, dice: Dice): Mutant {
   const made = (CHANGES[change] as Change)(stream, dice);
   return { ...made, what: `${change}: ${made.what}` };
