@@ -66,12 +66,12 @@ export class TransferGround {
 
   /** Moves a disk with both sides in this process, over streams. */
   async move(source: Partial<DataSource> & { readonly path: string; readonly bytes: number },
-    destination: { readonly path: string; readonly start: Start; readonly readBack?: boolean; readonly now?: Date; readonly ticket?: { readonly ticket: string; readonly secret: string } },
+    destination: { readonly path: string; readonly start: Start; readonly readBack?: boolean; readonly now?: Date; readonly pool?: BlockPool; readonly ticket?: { readonly ticket: string; readonly secret: string } },
     sending: Sending & { readonly limitBytesPerSecond?: number } = {}): Promise<{ readonly sent: Sent; readonly received: Received; readonly ticket: string }> {
     const made = destination.ticket ?? await makeTicket({ path: destination.path, bytes: source.bytes, start: destination.start, readBack: destination.readBack ?? true });
     const [there, back] = [pipe(), pipe()];
     const receiving = receive(there, back, {
-      pool: this.pool, blockBytes: BLOCK_BYTES, admit: (hello) => admit(hello, new AbortController()),
+      pool: destination.pool ?? this.pool, blockBytes: BLOCK_BYTES, admit: (hello) => admit(hello, new AbortController()),
       ...(destination.now === undefined ? {} : { now: () => destination.now ?? new Date() }),
     });
     receiving.catch(() => undefined); // what the sender says comes first
