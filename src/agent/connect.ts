@@ -31,9 +31,9 @@ const CLOSE_MS = 30_000;
 const HELLO_MS = 60_000;
 
 /**
- * Starts `dr agent` on the host and shakes hands. Throws `unreachable` (with what ssh said) or `protocol-version`; nothing was touched then.
+ * Starts `dr agent` on the host and shakes hands, for which there are `helloMs` milliseconds. Throws `unreachable` (with what ssh said) or `protocol-version`; nothing was touched then.
  */
-export async function connect(route: Route, run: string): Promise<Agent> {
+export async function connect(route: Route, run: string, helloMs: number = HELLO_MS): Promise<Agent> {
   const child = startThere(route.host, route.agentCommand, ['agent']);
   let said = '';
   child.stderr?.on('data', (data: Buffer) => { said = (said + data.toString()).slice(-2000); });
@@ -111,7 +111,7 @@ export async function connect(route: Route, run: string): Promise<Agent> {
   };
 
   try {
-    const hello = await withTimeout(call('hello', { protocol: PROTOCOL, run }), HELLO_MS, route.host);
+    const hello = await withTimeout(call('hello', { protocol: PROTOCOL, run }), helloMs, route.host);
     if (hello.protocol !== PROTOCOL) {
       throw new DrError('protocol-version', `${route.host} speaks protocol ${String(hello.protocol)} (version ${hello.version}), this host ${String(PROTOCOL)}. Nothing was touched.`,
         'Install the same version of dr-engine on both.');

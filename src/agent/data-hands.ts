@@ -100,7 +100,7 @@ async function sendInChild(ledger: Debts, [node = '', ...args]: readonly string[
     if (signal.aborted) throw new DrError('cancelled', 'the transfer was cancelled');
     if (found?.kind === 'result') return found.result;
     if (found?.kind === 'error') throw DrError.fromData(found.error);
-    throw new DrError('source-failed', `the process that sends ${order.source.path} died: ${await within(GONE_MS, ended, 'it closed its output')}${said.trim() === '' ? '' : ` (${said.trim().split('\n').slice(-3).join('; ')})`}. The image being written was not completed; complete copies are untouched.`, 'Run the job again; look at the kernel log if it happens twice.');
+    throw new DrError('sender-died', `the process that sends ${order.source.path} died: ${await within(GONE_MS, ended, 'it closed its output')}${said.trim() === '' ? '' : ` (${said.trim().split('\n').slice(-3).join('; ')})`}. The image being written was not completed; complete copies are untouched.`, 'Run the job again; look at the kernel log if it happens twice.');
   } finally {
     signal.removeEventListener('abort', stop);
     child.stdin?.end();

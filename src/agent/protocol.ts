@@ -133,8 +133,8 @@ export interface Requests {
   'store.check': [{ store: StoreRef }, Record<string, never>];
   'store.observe': [{ store: StoreRef; servers: { server: string; uuid: string; anvil: string; disks: string[]; copies: number }[] | 'all' }, { servers: ServerOnTarget[]; space: Space }];
   'store.execute': [{ store: StoreRef; server: string; steps: RotationStep[] }, Record<string, never>];
-  /** Where an `incomplete` image is written and what its old blocks are known to be. */
-  'store.incomplete': [{ store: StoreRef; server: string; disk: string; reproveAfterSeconds: number }, { path: string; bytes: number; start: Start }];
+  /** Where the `incomplete` image of a set is written and what its old blocks are known to be. Throws `state-changed` if it is not bound to that set. */
+  'store.incomplete': [{ store: StoreRef; server: string; disk: string; set: SetId; reproveAfterSeconds: number }, { path: string; bytes: number; start: Start }];
   /** Writes the manifest, once every disk's received digest equals the sent one. From here the set is complete. */
   'store.prove': [{ store: StoreRef; set: SetId; disks: Record<string, { ticket: string; digest: string }>; definition: string; nvram?: string; tpm?: string }, { manifest: Manifest }];
   /**

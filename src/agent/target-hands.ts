@@ -49,7 +49,7 @@ export function targetHands(_session: unknown): Pick<Handlers, TargetMethod> {
       await rotate({ ...open, current: currentOf(store, open) }, server, steps);
       return {};
     },
-    'store.incomplete': async ({ store, server, disk, reproveAfterSeconds }) => await incompleteImage(openStore(store), server, disk, reproveAfterSeconds, new Date()),
+    'store.incomplete': async ({ store, reproveAfterSeconds, ...image }) => await incompleteImage(openStore(store), image, reproveAfterSeconds, new Date()),
     'store.prove': async ({ store, ...request }) => ({ manifest: await prove(openStore(store), request) }),
     'store.tidy': async ({ store, server }) => {
       const open = openStore(store);

@@ -4,6 +4,7 @@ import { DrError } from '../model/errors.js';
 import { routeTo } from './context.js';
 import type { DiskSource } from './deliver.js';
 import type { ServerRun } from './image-server.js';
+import { persist } from './persist.js';
 import type { PlannedServer } from './plan-job.js';
 import { transfer } from './transfer.js';
 
@@ -35,9 +36,17 @@ export async function cacheCapture(server: ServerRun, capture: Capture, cache: N
       await keeper.call('cache.open', { device: drive.device, signature: config.cacheSignature, uri: server.context.anvil.libvirt }, { signal });
       const { path } = await keeper.call('cache.allocate', { device: drive.device, run: capture.id, name: `${at.server}_${disk.disk}`, bytes: source.bytes }, { signal });
       made.push({ agent: keeper, path });
-      const moved = await transfer({
-        from: { agent: node, source }, to: keeper, route: drive.node === at.node ? routeTo(config, 'local') : routeTo(config, drive.node),
-        path, start: 'fresh', readBack: false, bandwidth: [], signal, show: { emit, what: 'caching', server: at.server, disk: disk.disk, to: drive.device },
+      let start: 'fresh' | 'read' = 'fresh';
+      const moved = await persist(async () => {
+        const order = {
+          from: { agent: node, source }, to: keeper, route: drive.node === at.node ? routeTo(config, 'local') : routeTo(config, drive.node),
+          path, start, readBack: false, bandwidth: [], signal, show: { emit, what: 'caching' as const, server: at.server, disk: disk.disk, to: drive.device },
+        };
+        start = 'read'; // what a try that failed has written is not written again
+        return await transfer(order);
+      }, {
+        // A drive is let go of with its agent, and a capture with its own.
+        patience: server.patience, signal: AbortSignal.any([signal, node.lost, keeper.lost]), what: `caching ${at.server} disk ${disk.disk} on ${drive.device}`, told: note,
       });
       if (moved.note !== undefined) note(`${at.server} disk ${disk.disk}: ${moved.note}`);
       sources[disk.target] = {

@@ -9,6 +9,7 @@ import { routeTo, seenFromOthers, storeOf, type Emit, type JobContext } from './
 import { complete, send, type Delivered, type Delivery, type DiskSource } from './deliver.js';
 import type { Hosts } from './hosts.js';
 import type { PlannedServer } from './plan-job.js';
+import { BRIEF, PATIENT, type Patience } from './retry.js';
 import type { Leash } from './running.js';
 import { watchCold } from './watch-cold.js';
 
@@ -50,6 +51,11 @@ export class ServerRun {
   /** Aborted when the run, or this server, is cancelled. */
   get signal(): AbortSignal {
     return this.leash.signal;
+  }
+
+  /** A server that we keep down is not kept waiting for long. */
+  get patience(): Patience {
+    return this.#owesStart ? BRIEF : PATIENT;
   }
 
   /**
@@ -251,7 +257,7 @@ export class ServerRun {
     arrived: () => Promise<void> = () => Promise.resolve()): Promise<readonly TargetConfig[]> {
     const missed: TargetConfig[] = [];
     for (const target of targets) {
-      const delivery: Delivery = { context: this.context, server: this.plan.at, target, agent: this.hosts.agent(target.host), signal, emit: this.emit, note: (text) => { this.note(text); } };
+      const delivery: Delivery = { context: this.context, server: this.plan.at, target, hosts: this.hosts, signal, emit: this.emit, patience: this.patience, note: (text) => { this.note(text); } };
       try {
         const delivered = await send(delivery, capture, sources);
         this.#mustAgree(delivered);
@@ -299,5 +305,5 @@ export class ServerRun {
 /** Whether a transfer failed because what lies on a cache drive can't be read, or is not what was captured. */
 function isCacheLost(error: unknown, sources: Readonly<Record<string, DiskSource>>): boolean {
   const cached = Object.values(sources).filter(({ digest }) => digest !== undefined);
-  return cached.length > 0 && (['source-failed', 'cache-lost'].includes(DrError.from(error).code) || cached.some(({ agent }) => agent.lost.aborted));
+  return cached.length > 0 && (['source-failed', 'sender-died', 'cache-lost'].includes(DrError.from(error).code) || cached.some(({ agent }) => agent.lost.aborted));
 }

@@ -19,6 +19,8 @@ export interface TransferOrder {
   /** By time of day; none where there is no span. */
   readonly bandwidth: readonly BandwidthSpan[];
   readonly signal: AbortSignal;
+  /** Told how many bytes a transfer that fails had sent. */
+  readonly inVain?: (bytesSent: number) => void;
   readonly show: Pick<TransferEvent, 'what' | 'server' | 'disk' | 'to'> & { readonly emit: Emit };
 }
 
@@ -36,13 +38,18 @@ export async function transfer(order: TransferOrder): Promise<Transferred> {
   const show = (state: TransferEvent['state'], done: number, sent: number): void => {
     emit({ kind: 'transfer', state, ...shown, done, total: from.source.bytes, sent });
   };
+  let sentSoFar = 0;
   const { ticket, secret } = await to.call('transfer.offer', { path: order.path, bytes: from.source.bytes, start: order.start, readBack: order.readBack }, { signal });
   try {
     show('begin', 0, 0);
     const sent = await from.agent.call('transfer.send', {
       source: from.source, to: order.route, ticket, secret,
       ...(order.bandwidth.length === 0 ? {} : { limit: limitSteps(order.bandwidth, new Date()) }),
-    }, { signal, onProgress: (progress) => { watchdog.moved(progress.done); show('progress', progress.done, progress.sent); } });
+    }, { signal, onProgress: (progress) => {
+      sentSoFar = progress.sent;
+      watchdog.moved(progress.done);
+      show('progress', progress.done, progress.sent);
+    } });
     const received = await to.call('transfer.accept', { ticket }, { signal });
     if (received.digest !== sent.digest) {
       throw new DrError('digest-mismatch', `${to.host} received ${received.digest}, ${from.agent.host} sent ${sent.digest}`, 'Run the job again; if it happens twice, test the memory of both hosts.');
@@ -52,6 +59,7 @@ export async function transfer(order: TransferOrder): Promise<Transferred> {
   } catch (thrown) {
     const error: unknown = watchdog.stalled() ?? thrown;
     show('failed', 0, 0);
+    order.inVain?.(sentSoFar);
     await to.call('transfer.abort', { ticket }, { signal: AbortSignal.timeout(ABORT_MS) }).catch(() => undefined); // the receiver also ends by itself
     throw error;
   }

@@ -50,6 +50,8 @@ export const ERRORS = {
   'transfer-failed': 1,
   // a transfer's source can't be read: its destination is not to blame
   'source-failed': 1,
+  // the process that reads it died, which says nothing of the source
+  'sender-died': 1,
   'transfer-protocol': 1,
   'digest-mismatch': 1,
   'no-space': 1,

@@ -20,7 +20,7 @@ export interface PhaseEvent {
   readonly detail?: string;
 }
 
-/** One disk on its way to a cache drive or to a target. `progress` comes often; `begin` and exactly one of `end` and `failed` come once. */
+/** One disk on its way to a cache drive or to a target. `progress` comes often; `begin` and exactly one of `end` and `failed` come once in each try. */
 export interface TransferEvent {
   readonly kind: 'transfer';
   readonly state: 'begin' | 'progress' | 'end' | 'failed';

@@ -1,5 +1,5 @@
 import { DrError } from '../model/errors.js';
-import type { ImageDigest, StoredImage } from '../model/image-set.js';
+import type { ImageDigest, SetId, StoredImage } from '../model/image-set.js';
 import { imageName } from '../model/names.js';
 import { hasCode } from '../system/durable.js';
 import { imageDigestOfFile } from '../transfer/image-digest.js';
@@ -11,16 +11,18 @@ import { usersOf } from './users.js';
 
 /**
  * Where an `incomplete` image is written, and what its old blocks are known to be: that is answered once, since from here on somebody may
- * write into it. Throws `state-changed`, `image-modified` or `image-in-use` if it is not an image of ours that waits to be written.
+ * write into it. Throws `state-changed`, `image-modified` or `image-in-use` if it is not the image of this set, waiting to be written.
  */
-export async function incompleteImage({ store, catalog }: OpenStore, server: string, disk: string, reproveAfterSeconds: number, now: Date):
+export async function incompleteImage({ store, catalog }: OpenStore, wanted: { readonly server: string; readonly disk: string; readonly set: SetId }, reproveAfterSeconds: number, now: Date):
 Promise<{ readonly path: string; readonly bytes: number; readonly start: Start }> {
+  const { server, disk } = wanted;
   const name = imageName(server, disk, 'incomplete');
   const refuse = (why: string): DrError => new DrError('state-changed', `${name} can't be written: ${why}. It was not touched.`, 'Run the job again; it will look anew.');
   const images = await store.list();
   const image = images.find((one) => one.name === name);
   if (image?.identity === undefined) throw refuse(image === undefined ? 'it is not there' : 'it was not made by dr-engine');
   const { set } = image.identity;
+  if (set !== wanted.set) throw refuse(`it belongs to another set by now (${set})`);
   if (image.identity.disk !== disk || (await catalog.intent(set))?.server !== server) throw refuse(`it is not the disk ${disk} of ${server}`);
   if (await catalog.manifest(set) !== undefined) throw refuse('it is proven complete');
   const other = images.find((one) => one.key === image.key && one.name !== name);

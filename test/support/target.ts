@@ -83,9 +83,13 @@ export class TestTarget {
     return seen;
   }
 
+  /** The set that was begun last. */
+  begun = '';
+
   /** Everything up to the first byte; on `store`, if one is given. */
   async begin(captured: Captured, store?: Store): Promise<SetIntent> {
     const seen = await this.observe(captured);
+    this.begun = captured.set;
     const intent: SetIntent = {
       version: 1, set: captured.set, generation: seen.generation + 1, anvil: captured.anvil ?? 'an-a01', job: 'web', server: seen.server, uuid: captured.uuid ?? UUID, node: 'an-a01n01',
       capture: 'live', consistency: 'crash', capturedAt: `${captured.set.slice(0, 4)}-${captured.set.slice(4, 6)}-${captured.set.slice(6, 8)}T00:00:00Z`,
@@ -103,7 +107,7 @@ export class TestTarget {
 
   /** Receives one disk: what is written, and the ticket that a receiver leaves. */
   async receive(server: string, disk: string, content: Buffer, provenSince = new Date().toISOString()): Promise<{ readonly ticket: string; readonly digest: string; readonly start: Result<'store.incomplete'>['start'] }> {
-    const place = await this.call('store.incomplete', { server, disk, reproveAfterSeconds: 30 * 86_400 });
+    const place = await this.call('store.incomplete', { server, disk, set: this.begun, reproveAfterSeconds: 30 * 86_400 });
     const handle = await open(place.path, 'r+');
     await handle.write(content, 0, content.length, 0);
     await handle.sync();

@@ -42,7 +42,7 @@ describe('a target', function () {
 
   describe('says what an incomplete image holds', () => {
     const startOf = async (disk = 'root', reproveAfterSeconds = 86_400): Promise<unknown> => {
-      const { start: said } = await target.call('store.incomplete', { server: 'Web01', disk, reproveAfterSeconds });
+      const { start: said } = await target.call('store.incomplete', { server: 'Web01', disk, set: target.begun, reproveAfterSeconds });
       return typeof said === 'string' ? said : { ...said, recycle: said.recycle.replace(target.path, '') };
     };
     const recycled = (n: number, since: string): unknown => ({ recycle: `/store/.dr/sets/${setId(n)}/root.digests`, provenSince: since });
@@ -122,7 +122,7 @@ describe('a target', function () {
   });
 
   it('answers nothing for an image that is proven, foreign or not there', async () => {
-    const ask = (disk: string): Promise<unknown> => target.call('store.incomplete', { server: 'Web01', disk, reproveAfterSeconds: 1 });
+    const ask = (disk: string): Promise<unknown> => target.call('store.incomplete', { server: 'Web01', disk, set: setId(1), reproveAfterSeconds: 1 });
     await rejects(ask('root'), 'state-changed');
     await writeFile(target.imagePath('Web01_root_incomplete'), 'mine');
     await rejects(ask('root'), 'state-changed');
@@ -130,6 +130,13 @@ describe('a target', function () {
     await target.begin(day(1));
     await target.prove(day(1));
     await rejects(ask('root'), 'state-changed');
+  });
+
+  it('answers nothing for a set whose image another run has taken meanwhile', async () => {
+    await target.begin(day(1));
+    await target.begin(day(2));
+    await rejects(target.call('store.incomplete', { server: 'Web01', disk: 'root', set: setId(1), reproveAfterSeconds: 1 }), 'state-changed');
+    await target.call('store.incomplete', { server: 'Web01', disk: 'root', set: setId(2), reproveAfterSeconds: 1 });
   });
 
   describe('proves nothing', () => {

@@ -187,13 +187,13 @@ describe('the processes that move data', function () {
     assert.match(third.note ?? '', new RegExp(`wrong at offset ${String(12 * MIB)}; the whole disk was read`));
   });
 
-  it('blame the source when the sender dies, and the receiver ends by itself', async () => {
+  it('say so when the sender dies, and the receiver ends by itself', async () => {
     const source = await ground.disk('source', 'abcdefgh');
     const path = await ground.disk('image', '........');
     const { ticket, sending, accept } = await begin({ source: { path: source, bytes: 8 * MIB }, offer: { path, start: 'fresh' }, limit: 2 * MIB });
     const receiver = await receiverPid(ticket);
     process.kill(await senderPid(), 'SIGKILL');
-    assert.equal(await code(sending), 'source-failed');
+    assert.equal(await code(sending), 'sender-died');
     await gone(receiver);
     assert.equal(await code(accept()), 'transfer-failed');
   });
