@@ -5,6 +5,7 @@ import { startTime } from '../../src/system/processes.js';
 import { ourselves, start } from '../../src/system/run.js';
 import type { BlockJob, BlockOutcome } from '../../src/transfer/block-jobs.js';
 import { BlockPool } from '../../src/transfer/block-pool.js';
+import type { SendOrder } from '../../src/transfer/send.js';
 import { makeTicket, receiverOf, ticketDirectory } from '../../src/transfer/ticket.js';
 import { MIB, TransferGround } from '../support/transfer-ground.js';
 
@@ -42,9 +43,10 @@ describe('a transfer in which nothing moves', function () {
     let said = '';
     child.stdout?.on('data', (chunk: Buffer) => { said += chunk.toString(); });
     const line = new Promise<string>((resolve) => { child.once('close', () => { resolve(said.trim().split('\n').at(-1) ?? ''); }); });
-    child.stdin?.write(`${JSON.stringify({
-      source: { path: await ground.disk(`${name}-source`, 'abcdefgh'), bytes: 8 * MIB, direct: true }, to: { host: 'local', agentCommand: [] }, ...made, limitBytesPerSecond: MIB,
-    })}\n`);
+    const order: SendOrder = {
+      source: { path: await ground.disk(`${name}-source`, 'abcdefgh'), bytes: 8 * MIB, direct: true }, to: { host: 'local', agentCommand: [] }, ...made, limit: [{ afterMs: 0, bytesPerSecond: MIB }],
+    };
+    child.stdin?.write(`${JSON.stringify(order)}\n`);
     let receiver: number | undefined;
     while ((receiver = (await receiverOf(ticketDirectory(made.ticket)))?.pid) === undefined) await sleep(50);
     return { sender: child.pid ?? 0, receiver, ticket: made.ticket, line };
