@@ -146,7 +146,7 @@ describe('trouble on the target', function () {
     }
 
     async function sums(): Promise<string> {
-      return (await stage.target.run('sh', ['-c', `cd ${STORE} && sha256sum ${SERVER}_* && ls -i ${SERVER}_*`])).stdout;
+      return (await stage.target.run('sh', ['-c', `cd ${STORE} && b2sum ${SERVER}_* && ls -i ${SERVER}_*`])).stdout;
     }
   });
 
@@ -209,7 +209,7 @@ describe('trouble on the target', function () {
 
   /** Every name, inode, identity and byte of the store, its definitions and its links. */
   async function everything(): Promise<string> {
-    return (await stage.target.run('sh', ['-c', `cd ${STORE} && ls -laiR --time-style=full-iso . && getfattr -d -R . 2>/dev/null; sha256sum *.raw; ls -laR --time-style=full-iso /shared; cat /shared/definitions/*`])).stdout;
+    return (await stage.target.run('sh', ['-c', `cd ${STORE} && ls -laiR --time-style=full-iso . && getfattr -d -R . 2>/dev/null; b2sum *.raw; ls -laR --time-style=full-iso /shared; cat /shared/definitions/*`])).stdout;
   }
 
   /** Somebody else takes all the space that is left. */

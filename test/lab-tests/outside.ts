@@ -6,7 +6,7 @@ import type { Guest, GuestDiskMade } from '../lab/guest.js';
 import type { LabHost, Started } from '../lab/host.js';
 import { until } from '../lab/namespaces.js';
 
-/** Looks at hosts with sha256sum, getfattr, ls, cmp, qemu-img and virsh: what dr-engine says of itself is no evidence here. */
+/** Looks at hosts with b2sum, getfattr, ls, cmp, qemu-img and virsh: what dr-engine says of itself is no evidence here. */
 
 export interface FileSeen {
   readonly name: string;
@@ -23,7 +23,7 @@ export interface FileSeen {
 /** Every image file of a server in a store, by name without suffix, with checksums made now. */
 export async function files(target: LabHost, server: string, store = '/srv/dr'): Promise<ReadonlyMap<string, FileSeen>> {
   const { stdout } = await target.run('sh', ['-c', 'cd "$1" && for f in "$2"_*.raw; do [ -e "$f" ] || continue; ' +
-    'printf "%s %s %s %s\\n" "${f%.raw}" "$(stat -c "%i %s %b" "$f")" "$(getfattr --only-values -n user.dr.set "$f" 2>/dev/null || echo none/none)" "$(sha256sum < "$f" | cut -d" " -f1)"; done', 'sh', store, server], { timeoutMs: 120_000 });
+    'printf "%s %s %s %s\\n" "${f%.raw}" "$(stat -c "%i %s %b" "$f")" "$(getfattr --only-values -n user.dr.set "$f" 2>/dev/null || echo none/none)" "$(b2sum < "$f" | cut -d" " -f1)"; done', 'sh', store, server], { timeoutMs: 120_000 });
   return new Map(stdout.split('\n').filter((line) => line !== '').map((line) => {
     const [name = '', inode = '', bytes = '', blocks = '', bound = '', sum = ''] = line.split(' ');
     const [set = '', disk = ''] = bound.split('/');
@@ -45,7 +45,7 @@ export async function provenSets(target: LabHost, store = '/srv/dr'): Promise<Re
 
 /** One checksum of everything below some paths of a host: content, names, owners, modes, times, extended attributes, links. */
 export async function sumOf(host: LabHost, ...paths: readonly string[]): Promise<string> {
-  const { stdout } = await host.run('sh', ['-c', '{ find "$@" -printf "%p %y %i %s %T@ %C@ %m %u %l %n\\n" 2>/dev/null | sort; find "$@" -type f -exec sha256sum {} + 2>/dev/null | sort; ' +
+  const { stdout } = await host.run('sh', ['-c', '{ find "$@" -printf "%p %y %i %s %T@ %C@ %m %u %l %n\\n" 2>/dev/null | sort; find "$@" -type f -exec b2sum {} + 2>/dev/null | sort; ' +
     'getfattr -R -d --absolute-names "$@" 2>/dev/null; } ', 'sh', ...paths], { okExit: [0, 1], timeoutMs: 120_000 });
   return stdout;
 }
