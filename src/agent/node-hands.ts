@@ -1,3 +1,4 @@
+import { dropBases } from '../capture/bases.js';
 import { openCold } from '../capture/cold.js';
 import { openLive } from '../capture/live.js';
 import { openSnapshots } from '../capture/lvm-snapshot.js';
@@ -31,12 +32,14 @@ export function nodeHands(session: NodeSession): Pick<Handlers, NodeMethod> {
     'capture.shutDown': async (params, { signal }) => ({ downAt: await shutdowns.shutDown(params, signal) }),
     'capture.bootAgain': async ({ uuid }) => ({ upAt: await shutdowns.bootAgain(uuid) }),
     'capture.openCold': async (params, { signal }): Promise<Capture> => {
+      await dropBases(params.server);
       const id = captures.newId();
       const { facts, capture } = await openCold(session.ledger, id, params, signal);
       captures.add(id, capture);
       return { id, ...facts, xml: params.xml };
     },
     'capture.openLive': async (params, { signal }): Promise<Capture> => {
+      await dropBases(params.server);
       const id = captures.newId();
       const { facts, capture } = await openLive(session.ledger, id, { ...params, signature: params.signature ?? SIGNATURE }, signal);
       captures.add(id, capture);

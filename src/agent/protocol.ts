@@ -109,7 +109,7 @@ export interface Requests {
   /** Like `capture.openLive`, by LVM snapshots of all disks. */
   'capture.openSnapshots': [{
     uri: string; server: string; uuid: string; xml: string; disks: CaptureDisk[]; nvram?: string; tpm: boolean;
-    snapshotSize: SnapshotSize; maxSeconds: number;
+    snapshotSize: SnapshotSize; maxSeconds: number; keepBase?: boolean;
   }, Capture];
   /** Lets go of everything the capture held. A cold capture during which the server may have run is void. */
   'capture.close': [{ id: string }, { verdict: 'valid' } | { verdict: 'void'; reason: string; error?: ErrorData }];

@@ -4,7 +4,7 @@ import type { SnapshotSize } from '../model/config.js';
 import type { DataSource } from '../model/host.js';
 import { readDomainXml } from '../system/domain-xml.js';
 import { log } from '../system/log.js';
-import { activateVolume, lvmState, snapshotVolume } from '../system/lvm.js';
+import { activateVolume, lvmState, snapshotVolume, type Volume } from '../system/lvm.js';
 import { deviceNumber } from '../system/mounts.js';
 import { backingChain, type BlockSource, type ChainLink } from '../system/qemu.js';
 import { run } from '../system/run.js';
@@ -12,13 +12,14 @@ import { step } from '../system/steps.js';
 import { dumpXml } from '../system/virsh.js';
 import { readAttachments, type Attachments } from './attachments.js';
 import { refuseForeignJobs } from './backup-job.js';
+import { forgetCapture, hintFrom, keepAsBase, tidyBases } from './bases.js';
 import type { CaptureFacts } from './cold.js';
 import { checkDisks, checkSize, type PlannedDisk } from './disks.js';
 import { openExports, privateDirectory, type Exports } from './exports.js';
 import { Holdings } from './holdings.js';
 import { throwIfCancelled, type OpenCapture, type Verdict } from './open-captures.js';
 import type { DomainRef, Owing } from './owing.js';
-import { isOurs, ownerTag } from './pay-snapshot.js';
+import { asTag, isOurs, ownerTag } from './pay-snapshot.js';
 import { atOneInstant, type Instant } from './quiesce.js';
 import { checkRuns } from './running.js';
 import { ruined, type OpenSnapshot } from './snapshot-fill.js';
@@ -33,6 +34,8 @@ export interface SnapshotRequest extends DomainRef {
   readonly snapshotSize: SnapshotSize;
   /** A snapshot slows its server down: after this it is removed, whatever happens. */
   readonly maxSeconds: number;
+  /** The snapshots of raw disks in thin pools are kept once they have been sent, so that the next capture reads only what changed. */
+  readonly keepBase?: boolean;
 }
 
 /** A snapshot that is going to be made. */
@@ -84,15 +87,16 @@ export async function openSnapshots(owing: Owing, id: string, request: SnapshotR
     cancelled();
 
     const exports = await openExports(holdings, directory, wrapped(request, chains, snapshots), cancelled);
+    const hints = await hintsFor(request, snapshots, directory);
     const sources = Object.fromEntries(request.disks.map((disk, index): [string, DataSource] => {
       const device = snapshots[index]?.volume.path ?? '';
       const zeroMap = disk.format === 'raw' ? {} : { zeroMap: { image: device, format: disk.format } };
-      return [disk.target, { path: exports.paths.get(disk.target) ?? device, bytes: disk.bytes, direct: true, ...zeroMap }];
+      return [disk.target, { path: exports.paths.get(disk.target) ?? device, bytes: disk.bytes, direct: true, ...zeroMap, ...hints.get(disk.target) }];
     }));
     cancelled();
     return {
       facts: { ...instant, sources, ...(nvram === undefined ? {} : { nvram }), ...(tpm === undefined ? {} : { tpm }) },
-      capture: snapshotCapture(request, holdings, exports, snapshots, () => { stopWatching(); return gaveUp; }),
+      capture: snapshotCapture(request, owing, holdings, exports, snapshots, () => { stopWatching(); return gaveUp; }),
     };
   } catch (error) {
     stopWatching();
@@ -118,7 +122,9 @@ async function chainsOf(request: SnapshotRequest): Promise<ReadonlyMap<string, r
 
 async function planOf(request: SnapshotRequest): Promise<readonly PlannedSnapshot[]> {
   const disks = await Promise.all(request.disks.map(async ({ target, path }) => ({ target, path, device: await deviceNumber(path) })));
-  return planSnapshots(request.server, disks, await lvmState(), request.snapshotSize);
+  const state = await lvmState();
+  const tidied = await tidyBases(request.server, request.keepBase === true, state.volumes);
+  return planSnapshots(request.server, disks, tidied ? await lvmState() : state, request.snapshotSize);
 }
 
 /** One snapshot is an instant by itself, as far as the volume's own bytes go; several, or what QEMU keeps in its memory of a qcow2 image, are not. */
@@ -151,10 +157,6 @@ async function createAll(request: SnapshotRequest, named: readonly Named[], owne
   if (failed === undefined) return;
   const failure = DrError.from(failed.reason);
   throw new DrError(failure.code === 'no-space' ? 'space' : 'capture-failed', `the live capture of ${request.server} could not begin: ${failure.message}. The server runs on.`, failure.hint, { cause: failure });
-}
-
-function asTag(text: string): string {
-  return text.replace(/[^A-Za-z0-9_+.=/:-]/g, '_');
 }
 
 /** Makes the snapshots readable; each is looked up by its name and our tags, and known by its UUID from here on. */
@@ -190,14 +192,34 @@ function wrapped(request: SnapshotRequest, chains: ReadonlyMap<string, readonly 
   return sources;
 }
 
-function snapshotCapture(domain: DomainRef, holdings: Holdings, exports: Exports, snapshots: readonly OpenSnapshot[],
+/** Whose blocks are the volume's own: of these the pool can say what has changed. */
+function kept({ disks, keepBase }: SnapshotRequest, snapshots: readonly OpenSnapshot[]): readonly { readonly target: string; readonly volume: Volume }[] {
+  return keepBase !== true ? [] : disks.flatMap(({ target, format }, index) => {
+    const volume = snapshots[index]?.volume;
+    return format === 'raw' && volume?.kind === 'thin' ? [{ target, volume }] : [];
+  });
+}
+
+async function hintsFor(request: SnapshotRequest, snapshots: readonly OpenSnapshot[], directory: string): Promise<ReadonlyMap<string, Partial<DataSource>>> {
+  const disks = kept(request, snapshots);
+  if (disks.length === 0) return new Map();
+  const { volumes } = await lvmState();
+  return new Map(await Promise.all(disks.map(async ({ target, volume }) => [target, await hintFrom(request.server, target, volume, volumes, directory)] as const)));
+}
+
+function snapshotCapture(request: SnapshotRequest, owing: Owing, holdings: Holdings, exports: Exports, snapshots: readonly OpenSnapshot[],
   stopWatching: () => { readonly why: DrError; readonly released: Promise<unknown> } | undefined): OpenCapture {
   let verdict: Verdict | undefined;
   return {
     close: async () => {
       const gaveUp = stopWatching();
       await gaveUp?.released;
-      verdict ??= gaveUp === undefined ? await judge(domain, exports, snapshots) : { verdict: 'void', reason: gaveUp.why.message, error: gaveUp.why.toJSON() };
+      if (verdict === undefined) {
+        verdict = gaveUp === undefined ? await judge(request, exports, snapshots) : { verdict: 'void', reason: gaveUp.why.message, error: gaveUp.why.toJSON() };
+        for (const { target, volume } of kept(request, snapshots)) {
+          await (verdict.verdict === 'valid' ? keepAsBase(request.server, target, volume, owing.session) : forgetCapture(volume));
+        }
+      }
       await holdings.release(); // what can't be let go of stays owed; the data was read all the same
       return verdict;
     },

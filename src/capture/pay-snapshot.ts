@@ -12,6 +12,11 @@ type SnapshotDebt = Extract<Debt, { readonly kind: 'snapshot' }>;
 
 export const SNAPSHOT_TAG = 'dr-engine-snapshot';
 
+/** Text as LVM takes it in a tag. Others may come out the same: what decides must be a tag of our own making. */
+export function asTag(text: string): string {
+  return text.replace(/[^A-Za-z0-9_+.=/:-]/g, '_');
+}
+
 /** The tag by which a snapshot is known as one session's. */
 export function ownerTag(owner: string): string {
   return `dr.owner=${owner}`;

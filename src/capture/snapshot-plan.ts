@@ -1,6 +1,7 @@
 import type { SnapshotSize } from '../model/config.js';
 import { DrError } from '../model/errors.js';
 import type { Volume, VolumeGroup } from '../system/lvm.js';
+import { asTag, SNAPSHOT_TAG } from './pay-snapshot.js';
 
 /** Which snapshots a live capture by LVM makes, and whether there is room for them. Pure. */
 
@@ -51,9 +52,30 @@ export function planSnapshots(server: string, disks: readonly SnapshotDisk[], se
   const planned = disks.map((disk) => planSnapshot(server, disk, seen, size));
   for (const group of seen.groups) refuseWithoutRoom(server, group, planned.filter(({ origin }) => origin.vg === group.name));
   for (const pool of seen.volumes.filter(({ kind }) => kind === 'pool')) {
-    if (planned.some(({ origin }) => origin.vg === pool.vg && origin.pool === pool.name)) refuseFullPool(server, pool);
+    if (!planned.some(({ origin }) => origin.vg === pool.vg && origin.pool === pool.name)) continue;
+    const bases = [...basesOf(server, seen.volumes).values()].flat().filter((base) => base.vg === pool.vg && base.pool === pool.name);
+    if (bases.length === 0) refuseFullPool(server, pool); // else these go first, and give their space back
   }
   return planned;
+}
+
+/** A snapshot is kept as a base only while its pool is no fuller than this: it holds on to what the server overwrites. */
+export const KEEP_BELOW_PERCENT = 80;
+
+/** The tag of the snapshot that a disk's next capture is compared with. */
+export function baseTag(server: string, target: string): string {
+  return `dr.base=${asTag(server)}/${asTag(target)}`;
+}
+
+/** The snapshots that are kept as bases of a server's disks, by their tag. */
+export function basesOf(server: string, volumes: readonly Volume[]): Map<string, Volume[]> {
+  const bases = new Map<string, Volume[]>();
+  for (const volume of volumes) {
+    const tag = volume.tags.find((each) => each.startsWith(baseTag(server, '')) && !each.slice(baseTag(server, '').length).includes('/'));
+    if (tag === undefined || volume.kind !== 'thin' || !volume.tags.includes(SNAPSHOT_TAG)) continue;
+    bases.set(tag, [...bases.get(tag) ?? [], volume]);
+  }
+  return bases;
 }
 
 function planSnapshot(server: string, { target, path, device }: SnapshotDisk, seen: Seen, size: SnapshotSize): PlannedSnapshot {

@@ -147,6 +147,7 @@ function jobOf(name: string, read: ConfigFile['jobs'][string]): JobConfig {
     capture: read.capture,
     live: read.live ?? 'backup',
     snapshotSize: read.snapshot_size ?? { percent: 20 },
+    keepBase: read.keep_base ?? false,
     ...(read.schedule === undefined ? {} : { schedule: read.schedule }),
     shutdownTimeoutSeconds: read.shutdown_timeout ?? 120,
     onShutdownTimeout: read.on_shutdown_timeout ?? 'fail',

@@ -31,6 +31,7 @@ const job = {
   capture: is.oneOf('shutdown', 'live'),
   live: is.oneOf('backup', 'lvm').optional(),
   snapshot_size: is.snapshotSize.optional(),
+  keep_base: is.yesOrNo.optional(),
   schedule: is.schedule.optional(),
   shutdown_timeout: is.duration.optional(),
   on_shutdown_timeout: is.oneOf('fail', 'force-off').optional(),

@@ -69,6 +69,8 @@ export interface JobConfig {
   readonly live: 'backup' | 'lvm';
   /** What a snapshot sets aside for what the guest overwrites, for `live: lvm`. */
   readonly snapshotSize: SnapshotSize;
+  /** Whether the snapshot of a disk in a thin pool is kept until the next run, which then reads only what changed, for `live: lvm`. */
+  readonly keepBase: boolean;
   /** Five cron fields or `@daily` and the like, in this host's time zone. */
   readonly schedule?: string;
   readonly shutdownTimeoutSeconds: number;

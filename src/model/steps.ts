@@ -6,7 +6,7 @@ export const STEPS = [
   'obligation-before-write', 'obligation-after-write', 'obligation-before-pay', 'obligation-after-pay',
   'shutdown-before-request', 'shutdown-after-off', 'start-before', 'start-after',
   'freeze-before', 'freeze-after', 'backup-before-begin', 'backup-after-begin', 'thaw-after',
-  'suspend-after', 'snapshot-before-create', 'snapshot-after-create',
+  'suspend-after', 'snapshot-before-create', 'snapshot-after-create', 'base-after-tag',
   'export-before', 'export-after', 'release-before', 'release-after', 'capture-before-close', 'capture-after-close',
   'mount-before', 'mount-after', 'cache-image-before-remove', 'cache-image-after-remove',
   'intent-before', 'intent-after', 'bind-before', 'bind-after',

@@ -72,6 +72,8 @@ export class Look {
     if (pool === undefined) throw this.unusable(`there is no thin pool ${placeName(place)}`, `lvs ${place.vg} shows what is there; lvcreate --type thin-pool makes one.`);
     if (pool.overrun || pool.partial) throw this.unusable(`the thin pool ${placeName(place)} has failed`, 'Look at lvs -a and the kernel log; lvconvert --repair may help.');
     if (pool.dataPercent === undefined) throw this.unusable(`the thin pool ${placeName(place)} is not active`, `lvchange --activate y ${placeName(place)}`);
+    // Zeros take no space in a thin volume; in such a pool they would turn into old data as soon as the guest writes beside them.
+    if (pool.zeroes !== true) throw this.unusable(`the thin pool ${placeName(place)} does not zero what it newly allocates, so images would not hold what was captured`, `lvchange --zero y ${placeName(place)}`);
     return {
       name: placeName(place), sizeBytes: pool.bytes, freeBytes: Math.floor(pool.bytes * (100 - pool.dataPercent) / 100), extentBytes: group.extentBytes,
       zeroes: pool.zeroes === true, warnings: this.warningsOf(pool),

@@ -48,7 +48,7 @@ describe('configuration', () => {
         current: '/shared/dr/current', useCache: true, bandwidth: [], allocation: 'sparse',
       }]]),
       jobs: new Map([['web', {
-        name: 'web', anvil: 'an-a01', targets: ['dr01'], servers: ['Db01', 'Web01'], copies: 3, capture: 'live', live: 'backup', snapshotSize: { percent: 20 },
+        name: 'web', anvil: 'an-a01', targets: ['dr01'], servers: ['Db01', 'Web01'], copies: 3, capture: 'live', live: 'backup', snapshotSize: { percent: 20 }, keepBase: false,
         shutdownTimeoutSeconds: 120, onShutdownTimeout: 'fail', lateShutdownWatchSeconds: 21_600, maxJobTimeSeconds: 7200,
         scratch: '/var/lib/libvirt/dr-engine', scratchReserveBytes: 2 ** 30, diskNames: [], overwriteOnlyCopy: false, allowEncrypted: false,
       }]]),
@@ -77,6 +77,7 @@ jobs:
     capture: shutdown
     live: lvm
     snapshot_size: 12.5%
+    keep_base: true
     schedule: "@daily"
     shutdown_timeout: 5min
     on_shutdown_timeout: force-off
@@ -100,7 +101,7 @@ agent_command: [sudo, dr]
       useCache: false, bandwidth: [{ from: 0, to: 1440, bytesPerSecond: 40 * 2 ** 20 }], allocation: 'full',
     });
     assert.deepEqual(config.jobs.get('j'), {
-      name: 'j', anvil: 'a', targets: ['t'], servers: ['Web01'], copies: 1, capture: 'shutdown', live: 'lvm', snapshotSize: { percent: 12.5 }, schedule: '@daily',
+      name: 'j', anvil: 'a', targets: ['t'], servers: ['Web01'], copies: 1, capture: 'shutdown', live: 'lvm', snapshotSize: { percent: 12.5 }, keepBase: true, schedule: '@daily',
       shutdownTimeoutSeconds: 300, onShutdownTimeout: 'force-off', lateShutdownWatchSeconds: 5400, maxJobTimeSeconds: 90, scratch: '/scratch',
       scratchReserveBytes: 1.5 * 2 ** 30, diskNames: [{ target: 'vda', name: 'root' }, { server: 'Web01', target: 'vdb', name: 'data' }],
       overwriteOnlyCopy: true, allowEncrypted: true,
