@@ -122,6 +122,8 @@ export class WireWriter {
   readonly #stream: Writable;
   readonly #throttle: Throttle | undefined;
   readonly #pulse: NodeJS.Timeout;
+  /** Writes that the stream has not answered; of some kinds of streams it never does once they are destroyed. */
+  readonly #open = new Set<(error: Error) => void>();
   #turn: Promise<void> = Promise.resolve();
   #pending = 0;
   #lastWrite = Date.now();
@@ -173,6 +175,7 @@ export class WireWriter {
   close(): void {
     clearInterval(this.#pulse);
     this.#stream.destroy();
+    for (const reject of this.#open) reject(new Error('the stream was closed'));
   }
 
   async #slowly(pieces: readonly Uint8Array[]): Promise<void> {
@@ -190,7 +193,9 @@ export class WireWriter {
   #write(piece: Uint8Array): Promise<void> {
     this.#sent += piece.length;
     return new Promise((resolve, reject) => {
+      this.#open.add(reject);
       this.#stream.write(piece, (error) => {
+        this.#open.delete(reject);
         if (error) reject(error);
         else resolve();
       });
