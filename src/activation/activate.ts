@@ -6,6 +6,7 @@ import { rotate } from '../rotation/rotate.js';
 import { markActivated, readActivated } from '../stores/activated.js';
 import { examine, sight } from '../stores/examine.js';
 import { lock } from '../system/flock.js';
+import { log } from '../system/log.js';
 import { stateDirectory } from '../system/state.js';
 import { createDomain, domainState } from '../system/virsh.js';
 import { originalsAlive } from './fence.js';
@@ -105,7 +106,8 @@ async function setToBoot(target: NonNullable<ActivationSeen['target']>, server: 
   if (onTarget !== undefined) {
     const repair = planRepair(onTarget);
     if (repair.kind === 'plan' && repair.steps.length > 0) {
-      await rotate(target, server, repair.steps);
+      // What can't be put right today (a volume group that lacks a disk takes no changes) keeps nobody from booting what is whole.
+      await rotate(target, server, repair.steps).catch((error: unknown) => { log.warn('an interrupted rotation could not be finished', { server, why: DrError.from(error).message }); });
       ({ sighting, onTarget } = await look());
     }
   }

@@ -12,8 +12,11 @@ import { currentOf } from '../agent/target-hands.js';
 import { openStore, type OpenStore } from '../stores/open.js';
 import type { CurrentLinks } from '../stores/store.js';
 import { readActivated } from '../stores/activated.js';
+import { rememberedStores } from '../stores/remembered.js';
 import { examine, newestWhole, sight, type Sighting, type WholeSet } from '../stores/examine.js';
 import { hasCode } from '../system/durable.js';
+import { log } from '../system/log.js';
+import { VOLUME_LINK } from '../system/lvm.js';
 import { domainState, listDomains } from '../system/virsh.js';
 import { machineTypes } from '../system/virsh-host.js';
 
@@ -62,6 +65,7 @@ export async function look(request: ActivationRequest): Promise<ActivationSeen> 
 
   const store = request.store ?? await storeOfLinks(request.current);
   const target = store === undefined ? undefined : openWithLinks(store, request.current);
+  await target?.store.tidy().catch((error: unknown) => { log.warn('not every image could be made accessible', { why: DrError.from(error).message }); }); // what there is must do today
   const sighting = target === undefined ? undefined : await sight(target);
   const onTarget = target === undefined || sighting === undefined ? [] : await examine(sighting, target.current, await readActivated(), 'all');
   const active = (await listDomains(request.libvirt)).map(({ name }) => name);
@@ -103,16 +107,25 @@ async function factsOf(path: string, server: string): Promise<DefinitionFacts | 
   }
 }
 
-/** The store that the links lead to: the directory of the first image found through `current`. */
+/** The store that the links lead to: the directory of the first image found through `current`, or the volume groups that jobs have named with these links. */
 async function storeOfLinks(current: string): Promise<string | undefined> {
   for (const server of await readdir(current).catch(() => [])) { // no link was ever made
     const links = join(current, server);
     for (const disk of await readdir(links).catch(() => [])) { // dangling: the next one may not be
       const image = await readlink(join(links, disk)).catch(() => undefined); // no link
       if (image?.endsWith('.raw') === true) return `fs:${dirname(image)}`;
+      if (image?.startsWith(VOLUME_LINK) === true) return await rememberedVolumes(current);
     }
   }
   return undefined;
+}
+
+/** The volume groups of all stores that jobs have named with these links: one that was added later may hold the newest set. */
+async function rememberedVolumes(current: string): Promise<string | undefined> {
+  const stores = (await rememberedStores()).filter((one) => one.current === current && one.store.startsWith('vg:'));
+  const entries = stores.flatMap(({ store }) => store.slice('vg:'.length).split(','));
+  const groups = new Map(entries.map((entry) => [entry.replace(/\/.*/, ''), entry]));
+  return groups.size === 0 ? undefined : `vg:${[...groups.values()].join(',')}`;
 }
 
 async function missingPaths(facts: DefinitionFacts): Promise<string[]> {

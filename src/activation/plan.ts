@@ -22,9 +22,20 @@ export function planActivation({ servers, host, sequence, alive }: PlanInput): A
   if (needed > host.freeMemoryBytes) {
     notes.push(`the servers want ${gib(needed)} of memory together, this host has ${gib(host.freeMemoryBytes)} to spare: the last ones may fail to boot; reduce <memory> in their definitions`);
   }
+  notes.push(...servers.filter(({ server }) => booting.some((one) => one.server === server)).flatMap(misfits));
   const first = planned.find(({ action }) => action === 'refused')?.reason;
   const stuck = booting.length === 0 && planned.every(({ action }) => action === 'refused') && first !== undefined;
   return { servers: planned, notes, ...(stuck ? { refusal: first } : {}) };
+}
+
+/** Disks of which the definition shows another part than the copy has: it was written for a disk of another size. */
+function misfits({ server, path, facts, chosen, onTarget }: ServerToActivate): string[] {
+  if ('code' in facts) return [];
+  return facts.disks.flatMap(({ target, path: link, slice }) => {
+    const image = onTarget?.images.find(({ disk, identity }) => identity?.set === chosen?.set && disk === link?.split('/').at(-1));
+    if (slice === undefined || image === undefined || (slice.offset === 0 && slice.size === image.bytes)) return [];
+    return [`${server}: the definition shows ${String(slice.size)} bytes of ${target}, and the copy has ${String(image.bytes)}: put that size into its <slice> in ${path} first`];
+  });
 }
 
 function planServer(one: ServerToActivate, host: HostSeen, sequence: number | undefined, alive: ReadonlyMap<string, ErrorData>): PlannedActivation {

@@ -78,6 +78,9 @@ const LISTING = z.object({
 });
 type Report = z.infer<typeof LISTING>['lvm']['report'][number];
 
+/** How the path of every volume begins. */
+export const VOLUME_LINK = '/dev/disk/by-id/dm-uuid-LVM-';
+
 /** Everything in the allowed volume groups of this host, in one look. */
 export async function lvmState(): Promise<LvmState> {
   return parseLvmState(await wrapper('list', []));
@@ -108,7 +111,7 @@ function volumesOf({ vg: [group], lv, seg }: Report): Volume[] {
       vg: group.vg_name, name: row.lv_name.replace(/^\[(.*)\]$/, '$1'), uuid: row.lv_uuid, bytes: row.lv_size,
       tags: row.lv_tags.split(',').filter((tag) => tag !== ''),
       kind: kindOf(layout, role),
-      path: `/dev/disk/by-id/dm-uuid-LVM-${group.vg_uuid.replaceAll('-', '')}${row.lv_uuid.replaceAll('-', '')}`,
+      path: `${VOLUME_LINK}${group.vg_uuid.replaceAll('-', '')}${row.lv_uuid.replaceAll('-', '')}`,
       active: row.lv_active !== '', open: row.lv_device_open === 1,
       ...(row.lv_kernel_major < 0 ? {} : { device: { major: row.lv_kernel_major, minor: row.lv_kernel_minor } }),
       ...(row.pool_lv === '' ? {} : { pool: row.pool_lv }),

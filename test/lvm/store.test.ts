@@ -1,16 +1,17 @@
-import { open, readdir } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import type { StoredImage } from '../../src/model/image-set.js';
 import { VolumeStore } from '../../src/stores/lvm.js';
 import { run } from '../../src/system/run.js';
 import { describeStore, type StoreUnderTest } from '../conformance/store.js';
 import { allow, clearGroup, DISKS, onlyInVm, soil, wipe } from './ground.js';
+import { readAt, writeAt } from './volumes.js';
 
 describe('stores of logical volumes', function () {
   this.timeout(180_000);
   before(async function () {
     onlyInVm(this);
     await wipe();
-    await soil(0, 256);
+    await soil(0, 32);
     await run('vgcreate', ['--quiet', '--yes', '--physicalextentsize', '1M', 'plain', DISKS[0] ?? '']);
     await run('vgcreate', ['--quiet', '--yes', '--physicalextentsize', '1M', 'thin', DISKS[1] ?? '']);
     await makePool();
@@ -46,22 +47,4 @@ function storeOf(ref: string, vg: string): StoreUnderTest {
       else await run('lvremove', ['--quiet', '--yes', '--select', `vg_name=${vg} && pool_lv=pool`], { okExit: [0, 5] });
     },
   };
-}
-
-async function writeAt(path: string, offset: number, bytes: Uint8Array): Promise<void> {
-  const device = await open(path, 'r+');
-  await device.write(bytes, 0, bytes.length, offset);
-  await device.sync();
-  await device.close();
-}
-
-async function readAt(path: string, offset: number, length: number): Promise<Buffer> {
-  const device = await open(path, 'r');
-  try {
-    const buffer = Buffer.alloc(length);
-    await device.read(buffer, 0, length, offset);
-    return buffer;
-  } finally {
-    await device.close();
-  }
 }
