@@ -2,7 +2,7 @@
 #
 # The wrappers are all that dr-engine does to LVM. They may be run with sudo by a user who is not trusted with more than they
 # offer (sudoers.sample), so whatever their arguments are:
-#   - they see and touch only volume groups that /etc/dr/vgs names, one to a line;
+#   - they see and touch only volume groups that /etc/dr/vgs names, one to a line (save `devices`, which names where others are);
 #   - they change only volumes that carry the tag dr-engine or dr-engine-snapshot, which only `create` and `snapshot` give;
 #   - nothing from the command line reaches lvm2 before it is known to be a plain name, UUID, size or tag.
 #

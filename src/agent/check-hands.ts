@@ -7,6 +7,7 @@ import { openStore } from '../stores/open.js';
 import { run } from '../system/run.js';
 import { remoteCommand } from '../system/ssh.js';
 import { listDomains } from '../system/virsh.js';
+import { checkLvm, checkWrappers } from './check-lvm.js';
 import type { Handlers, Params, Route } from './protocol.js';
 import type { Session } from './session.js';
 
@@ -27,6 +28,7 @@ async function check(params: Params<'check'>, session: Session): Promise<Finding
   await report.test('libvirt answers', () => listDomains(params.uri).then((domains) => `${String(domains.length)} domains`), `Look at: virsh -c ${params.uri} list --all`);
   if (params.role === 'node') await checkNode(params, report, session);
   else await checkTarget(params, report);
+  await checkLvm(report);
   if (await confined()) {
     report.warn('AppArmor or SELinux confines QEMU here: untested with dr-engine', 'Try dr run on one server and look at the audit log.');
   }
@@ -62,6 +64,7 @@ async function checkTarget(params: Params<'check'>, report: Report): Promise<voi
     for (const warning of space.warnings ?? []) report.warn(warning, 'An overfull pool stops every server whose copy is booted from it.');
     return `${String(Math.round(space.freeBytes / 2 ** 30))} GiB free of ${String(Math.round(space.sizeBytes / 2 ** 30))}`;
   }, 'See the message; docs/targets.md says what a store needs.');
+  if (ref.store.startsWith('vg:')) await checkWrappers(report);
   for (const [what, path] of [['definitions', ref.definitions], ['current links', ref.current]] as const) {
     await report.test(`${what} can be written`, async () => {
       await access(await nearest(path), constants.W_OK);

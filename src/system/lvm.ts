@@ -134,6 +134,22 @@ function kindOf(layout: readonly string[], role: readonly string[]): Volume['kin
   return ['linear', 'striped', 'raid', 'mirror', 'cache', 'writecache'].some((each) => layout.includes(each)) ? 'plain' : 'other';
 }
 
+export interface PhysicalVolume {
+  readonly path: string;
+  /** Empty when it belongs to no group. */
+  readonly vg: string;
+  /** `major:minor` */
+  readonly number: string;
+}
+
+const PHYSICAL = z.object({ report: z.array(z.object({ pv: z.array(z.object({ pv_name: z.string(), vg_name: z.string(), pv_major: number, pv_minor: number })) })) });
+
+/** All devices that LVM on this host takes for physical volumes, in whatever group; those that are missing are absent. */
+export async function physicalVolumes(): Promise<PhysicalVolume[]> {
+  const { report } = PHYSICAL.parse(JSON.parse(await wrapper('devices', [])));
+  return report.flatMap(({ pv }) => pv.flatMap((row) => row.pv_major < 0 ? [] : [{ path: row.pv_name, vg: row.vg_name, number: `${String(row.pv_major)}:${String(row.pv_minor)}` }]));
+}
+
 /** Makes a volume of at least so many bytes, thin if a pool is named. Throws `exists`, and `no-space` when the group is full. */
 export async function createVolume(volume: { readonly vg: string; readonly pool?: string | undefined; readonly name: string; readonly bytes: number; readonly tags: readonly string[] }): Promise<void> {
   await wrapper('create', [volume.vg, volume.name, String(volume.bytes), ...volume.tags, ...(volume.pool === undefined ? [] : ['--pool', volume.pool])]);

@@ -23,7 +23,7 @@ export interface Call {
   readonly args: readonly string[];
 }
 
-export const VERBS = ['list', 'create', 'extend', 'reduce', 'rename', 'remove', 'snapshot', 'tag', 'activate', 'delta'] as const;
+export const VERBS = ['list', 'create', 'extend', 'reduce', 'rename', 'remove', 'snapshot', 'tag', 'activate', 'delta', 'devices'] as const;
 
 /** Words that mean something to a shell, to lvm2, to a path or to a log. */
 export const NASTY: readonly string[] = [
@@ -50,7 +50,7 @@ export function hostileCalls(where: Surroundings, count: number, seed = 20261121
   const flat = (...parts: readonly fc.Arbitrary<string | readonly string[]>[]): fc.Arbitrary<string[]> => fc.tuple(...parts).map((all) => all.flat());
   const named = volume.map((each) => [each.vg, each.name, each.uuid]);
   const good: Readonly<Record<(typeof VERBS)[number], fc.Arbitrary<string[]>>> = {
-    list: fc.constant([]),
+    list: fc.constant([]), devices: fc.constant([]),
     create: flat(group, name, size, tags, pool),
     extend: flat(named, size), reduce: flat(named, size),
     rename: fc.tuple(volume, name).map(([each, to]) => [each.vg, each.name, to, each.uuid]),
@@ -58,7 +58,7 @@ export function hostileCalls(where: Surroundings, count: number, seed = 20261121
     snapshot: flat(group, name, name, fc.oneof(size, fc.constant('thin')), tags),
     tag: flat(named, changes),
     activate: flat(named),
-    delta: flat(group, fc.constant(where.pool), volume.map((each) => each.name), volume.map((each) => each.name)),
+    delta: flat(fc.constantFrom(...where.groups), fc.constant(where.pool), fc.constantFrom(...where.ours.map((each) => each.name)), volume.map((each) => each.name)),
   };
   const word = fc.oneof(fc.constantFrom(...NASTY), fc.string({ unit: 'binary', maxLength: 20 }).map((text) => text.replaceAll('\0', '?')), group, name, uuid, size, tag);
   const verb = fc.constantFrom(...VERBS);
