@@ -12,7 +12,7 @@ const MIB = 2 ** 20;
  * How long a server is down for a cold capture, as `dr run` reports it: from its shutdown to its start. The server ignores the power button and is
  * forced off, so that its own way down is no part of it.
  */
-export async function downtimeRow(runs: number, mebibytes: number, say: (text: string) => void): Promise<readonly Row[]> {
+export async function* downtimeRows(runs: number, mebibytes: number, say: (text: string) => void): AsyncGenerator<Row> {
   const lab = await Lab.up({ name: 'bench-down', hosts: ['node01', 'dr01', 'head01'], store: { sizeMiB: mebibytes * 4 + 512 } });
   try {
     const node = lab.host('node01');
@@ -22,7 +22,6 @@ export async function downtimeRow(runs: number, mebibytes: number, say: (text: s
     await guest.start();
     const admin = new Admin(lab.host('head01'));
     await admin.configure({ anvils: { 'an-a01': { nodes: ['node01'] } }, jobs: { bench: cold(['Bench01']) } });
-    const rows: Row[] = [];
     const reading: number[] = [];
     for (let round = 0; round < runs; round++) {
       await node.run('dd', [`if=${path}`, 'iflag=nocache', 'count=0', 'status=none']);
@@ -41,12 +40,11 @@ export async function downtimeRow(runs: number, mebibytes: number, say: (text: s
       const first = await down(`${where}, first`);
       const later: number[] = [];
       for (let round = 0; round < runs; round++) later.push(await down(where));
-      rows.push({
+      yield {
         name: 'downtime', what: `${String(mebibytes)} MiB, cold, ${where}`, limits: ['reading alone'], notes: ['Starting and stopping the server is in it.'],
         entries: [entry('reading alone', 'limit', reading), entry('dr run, next ones', 'ours', later), entry('dr run, first', 'ours', [first])],
-      });
+      };
     }
-    return rows;
   } finally {
     await Lab.down('bench-down');
   }

@@ -1,10 +1,9 @@
 import { randomFillSync } from 'node:crypto';
 import { mkdir, open, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { run } from '../../src/system/run.js';
 import type { Host } from '../lab/host.js';
 import { Lab } from '../lab/lab.js';
-import { switchInit } from '../lab/network.js';
+import { CHECKOUT } from '../lab/layout.js';
 import { Processes } from './processes.js';
 import type { Run } from './statistics.js';
 
@@ -82,14 +81,11 @@ export class Ground {
     await this.target.run('sh', ['-c', `sync -f ${STORE}; find ${STORE} -xdev -type f -size +64k -print0 | xargs -0 -r sh -c '${drop}' sh`]);
   }
 
-  /** The receiving host's link, both ways; undefined: as fast as it goes. */
-  async link(limit: { readonly rate: string; readonly delay: string } | undefined): Promise<void> {
-    await this.lab.restore('dr01');
-    if (limit === undefined) return;
-    const half = `${String(Number(limit.delay.replace('ms', '')) / 2)}ms`; // there and back
-    const qdisc = ['root', 'netem', 'delay', half, 'rate', limit.rate, 'limit', '2000'];
-    await run('nsenter', [`--target=${String(await switchInit(this.lab.directory))}`, '--net', '--', 'tc', 'qdisc', 'replace', 'dev', 'dr01', ...qdisc]);
-    await this.target.run('tc', ['qdisc', 'replace', 'dev', 'eth0', ...qdisc]);
+  /** The receiving host's link, both ways, and the time there and back of what goes over ssh; undefined: as fast as it goes. */
+  async link(limit: { readonly rate: string; readonly roundTripMs: number } | undefined): Promise<void> {
+    const proxy = limit === undefined ? '' : `Host dr01\n  ProxyCommand ${process.execPath} ${CHECKOUT}/build/test/bench/delay.js %h %p ${String(limit.roundTripMs / 2)}\n`;
+    await this.node.writeFile('/root/.ssh/config', proxy, 0o600);
+    await (limit === undefined ? this.lab.restore('dr01') : this.lab.slow('dr01', limit.rate));
   }
 
   /** Whether what is at `copy` on the receiving host equals the disk. */

@@ -8,7 +8,7 @@ import { limits } from './contenders/limits.js';
 import { overNbd } from './contenders/nbd.js';
 import { repositories } from './contenders/repositories.js';
 import { Rsync } from './contenders/rsync.js';
-import { downtimeRow } from './downtime.js';
+import { downtimeRows } from './downtime.js';
 import { Ground } from './ground.js';
 import { COPY_ROWS, copyRows } from './rows.js';
 import { sparseRow } from './sparse.js';
@@ -37,26 +37,37 @@ async function main(): Promise<number> {
   const wanted = (name: typeof ROWS[number]): boolean => values.only === undefined || values.only.includes(name);
   const say = (text: string): void => { process.stderr.write(`${text}\n`); };
   const rows: Row[] = [];
-  if (COPY_ROWS.some(wanted) || wanted('sparse')) {
-    say('bringing up two hosts');
-    const ground = await Ground.make(mebibytes * 9 + 1024);
-    const dr = new Dr('dr-engine', ground);
-    try {
-      await dr.begin();
-      const { here, notes } = await present([new DdSshDd(ground), new Rsync(ground), ...overNbd(ground), ...repositories(ground)]);
-      for (const note of notes) say(note);
-      rows.push(...await copyRows({ ground, dr, limits: limits(ground), peers: here, runs, mebibytes, say }, new Set(COPY_ROWS.filter(wanted))));
-      if (wanted('sparse')) rows.push(await sparseRow(ground, dr, runs, say));
-    } finally {
-      await dr.end();
-      await ground.remove();
+  let status = 0;
+  try {
+    if (COPY_ROWS.some(wanted) || wanted('sparse')) {
+      for await (const row of between(runs, mebibytes, new Set(ROWS.filter(wanted)), say)) rows.push(row);
     }
+    if (wanted('downtime')) for await (const row of downtimeRows(runs, Math.min(mebibytes, 512), say)) rows.push(row);
+  } catch (error) {
+    process.stderr.write(`bench: ${error instanceof Error ? error.message : String(error)}\n`); // what was measured before is shown
+    status = 1;
   }
-  if (wanted('downtime')) rows.push(...await downtimeRow(runs, Math.min(mebibytes, 512), say));
   const json = `${JSON.stringify({ at: new Date().toISOString(), runs, mebibytes, rows }, null, 2)}\n`;
   if (values.out !== undefined) await writeFile(values.out, json);
   process.stdout.write(values.json ? json : table(rows));
-  return 0;
+  return status;
+}
+
+/** The rows that need nothing but two hosts. */
+async function* between(runs: number, mebibytes: number, wanted: ReadonlySet<string>, say: (text: string) => void): AsyncGenerator<Row> {
+  say('bringing up two hosts');
+  const ground = await Ground.make(mebibytes * 9 + 1024);
+  const dr = new Dr('dr-engine', ground);
+  try {
+    await dr.begin();
+    const { here, notes } = await present([new DdSshDd(ground), new Rsync(ground), ...overNbd(ground), ...repositories(ground)]);
+    for (const note of notes) say(note);
+    yield* copyRows({ ground, dr, limits: limits(ground), peers: here, runs, mebibytes, say }, new Set(COPY_ROWS.filter((name) => wanted.has(name))));
+    if (wanted.has('sparse')) yield await sparseRow(ground, dr, runs, say);
+  } finally {
+    await dr.end();
+    await ground.remove();
+  }
 }
 
 process.exitCode = await main();

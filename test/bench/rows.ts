@@ -23,24 +23,24 @@ const PARTS = ['reading alone', 'hashing alone', 'ssh alone', 'writing alone'];
 const LOOKING = ['reading and hashing'];
 /** Who would make the whole copy again is measured once, as a first copy. */
 const AGAIN = new Set(['dd | ssh | dd', 'rsync --inplace', 'restic', 'borg']);
-const SLOW = { rate: '100mbit', delay: '20ms' };
+const SLOW = { rate: '100mbit', roundTripMs: 20 };
 
-export async function copyRows(bench: Bench, wanted: ReadonlySet<CopyRow>): Promise<readonly Row[]> {
+/** Gives each row as soon as it is measured. */
+export async function* copyRows(bench: Bench, wanted: ReadonlySet<CopyRow>): AsyncGenerator<Row> {
   const { ground, mebibytes, say } = bench;
-  const rows: Row[] = [];
-  const contest = async (one: Contest): Promise<void> => { rows.push(await compete(ground, one, bench.runs, say)); };
+  const contest = (one: Contest): Promise<Row> => compete(ground, one, bench.runs, say);
   const everybody = [...bench.limits, bench.dr, ...bench.peers];
   const forget = async (disk: Disk): Promise<void> => { for (const each of everybody) await each.forget(disk); };
 
   if (wanted.has('holes')) {
     const disk = await ground.disk('holes.raw', mebibytes, (index) => index % 10 < 3);
-    await contest({ name: 'holes', what: `first copy of ${String(mebibytes)} MiB, 70 % of it holes`, disk, contenders: everybody, limits: [], first: true });
+    yield await contest({ name: 'holes', what: `first copy of ${String(mebibytes)} MiB, 70 % of it holes`, disk, contenders: everybody, limits: [], first: true });
     await forget(disk);
   }
   if (['full', 'unchanged', 'random', 'sequential'].some((name) => wanted.has(name as CopyRow))) {
     const disk = await ground.disk('full.raw', mebibytes, () => true);
     const again = everybody.filter(({ name, kind }) => kind !== 'peer' || AGAIN.has(name)).filter(({ kind, name }) => kind !== 'limit' || LOOKING.includes(name));
-    if (wanted.has('full')) await contest({ name: 'full', what: `first copy of ${String(mebibytes)} MiB that can't be compressed`, disk, contenders: everybody, limits: PARTS, first: true });
+    if (wanted.has('full')) yield await contest({ name: 'full', what: `first copy of ${String(mebibytes)} MiB that can't be compressed`, disk, contenders: everybody, limits: PARTS, first: true });
     else {
       for (const each of again) {
         await each.forget(disk);
@@ -48,12 +48,12 @@ export async function copyRows(bench: Bench, wanted: ReadonlySet<CopyRow>): Prom
       }
     }
     const change = (parts: () => Iterable<readonly [number, number]>) => async (): Promise<void> => { await ground.change(disk, parts()); };
-    if (wanted.has('unchanged')) await contest({ name: 'unchanged', what: `${String(mebibytes)} MiB again, nothing changed`, disk, contenders: again, limits: LOOKING, first: false });
+    if (wanted.has('unchanged')) yield await contest({ name: 'unchanged', what: `${String(mebibytes)} MiB again, nothing changed`, disk, contenders: again, limits: LOOKING, first: false });
     if (wanted.has('random')) {
-      await contest({ name: 'random', what: '1 % changed by writes of 4 KiB anywhere', disk, contenders: again, limits: LOOKING, first: false, before: change(() => scattered(disk)) });
+      yield await contest({ name: 'random', what: '1 % changed by writes of 4 KiB anywhere', disk, contenders: again, limits: LOOKING, first: false, before: change(() => scattered(disk)) });
     }
     if (wanted.has('sequential')) {
-      await contest({ name: 'sequential', what: '1 % changed in one piece', disk, contenders: again, limits: LOOKING, first: false, before: change(() => inOnePiece(disk)) });
+      yield await contest({ name: 'sequential', what: '1 % changed in one piece', disk, contenders: again, limits: LOOKING, first: false, before: change(() => inOnePiece(disk)) });
     }
     await forget(disk);
   }
@@ -61,14 +61,13 @@ export async function copyRows(bench: Bench, wanted: ReadonlySet<CopyRow>): Prom
     const small = Math.min(64, mebibytes);
     const disk = await ground.disk('slow.raw', small, () => true);
     await ground.link(SLOW);
-    await contest({
+    yield await contest({
       name: 'slow', what: `first copy of ${String(small)} MiB over 100 Mbit/s and 20 ms`, disk, first: true, limits: ['ssh alone'],
       contenders: [...bench.limits.filter(({ name }) => name === 'ssh alone'), bench.dr, ...bench.peers.filter(({ name }) => ['dd | ssh | dd', 'rsync --inplace'].includes(name))],
     });
     await ground.link(undefined);
     await forget(disk);
   }
-  return rows;
 }
 
 /** Writes of 4 KiB at random places, 1 % of the disk in all. */
