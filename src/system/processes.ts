@@ -54,13 +54,14 @@ export async function openersOf(paths: readonly string[]): Promise<Opener[]> {
     if (key.startsWith('f')) inodes.add(key.slice(key.lastIndexOf(':') + 1));
   }
   if (wanted.size === 0) return [];
+  const devices = [...wanted.keys()].some((key) => key.startsWith('b')); // else /dev/null and its like, which every process has open, are not asked about
   const found: Opener[] = [];
   for (const entry of await readdir('/proc')) {
     if (!/^\d+$/.test(entry)) continue;
     const seen = new Map<string, boolean>();
     for (const fd of await readdir(`/proc/${entry}/fd`).catch(() => [])) { // the process has just ended, or is a kernel thread
       const opened = openedAs(entry, fd);
-      if (opened === undefined || !(opened.device || opened.inode === undefined || inodes.has(opened.inode))) continue;
+      if (opened === undefined || !((devices && opened.device) || opened.inode === undefined || inodes.has(opened.inode))) continue;
       const key = await identityOf(`/proc/${entry}/fd/${fd}`);
       const path = key === undefined ? undefined : wanted.get(key);
       if (path !== undefined) seen.set(path, opened.writing || seen.get(path) === true);
