@@ -48,14 +48,14 @@ export class TransferGround {
   }
 
   /** Makes a file of blocks of 1 MiB, one per character: `.` is a hole, `#` is 0xFF, any other its own noise. `bytes` cuts or extends it. */
-  async disk(name: string, fill: Fill, bytes = fill.length * BLOCK_BYTES, path = this.path(name)): Promise<string> {
+  async disk(name: string, fill: Fill, bytes = fill.length * BLOCK_BYTES, path = this.path(name), blockBytes = BLOCK_BYTES): Promise<string> {
     await writeFile(path, '');
     await truncate(path, bytes);
     const handle = await open(path, 'r+');
     try {
       for (const [index, letter] of [...fill].entries()) {
-        const length = Math.min(BLOCK_BYTES, bytes - index * BLOCK_BYTES);
-        if (letter !== '.' && length > 0) await handle.write(blockOf(letter).subarray(0, length), 0, length, index * BLOCK_BYTES);
+        const length = Math.min(blockBytes, bytes - index * blockBytes);
+        if (letter !== '.' && length > 0) await handle.write(blockOf(letter).subarray(0, length), 0, length, index * blockBytes);
       }
       await handle.sync();
     } finally {
@@ -71,7 +71,7 @@ export class TransferGround {
     const made = destination.ticket ?? await makeTicket({ path: destination.path, bytes: source.bytes, start: destination.start, readBack: destination.readBack ?? true });
     const [there, back] = [pipe(), pipe()];
     const receiving = receive(there, back, {
-      pool: destination.pool ?? this.pool, blockBytes: BLOCK_BYTES, admit: (hello) => admit(hello, new AbortController()),
+      pool: destination.pool ?? this.pool, blockBytes: sending.blockBytes ?? BLOCK_BYTES, admit: (hello) => admit(hello, new AbortController()),
       ...(destination.now === undefined ? {} : { now: () => destination.now ?? new Date() }),
     });
     receiving.catch(() => undefined); // what the sender says comes first
@@ -111,10 +111,10 @@ export function blockOf(letter: string): Buffer {
 }
 
 /** The digest of an image as documented, computed the plain way. */
-export function plainDigest(content: Buffer): string {
+export function plainDigest(content: Buffer, blockBytes = BLOCK_BYTES): string {
   const whole = createHash('sha256');
-  for (let at = 0; at < content.length; at += BLOCK_BYTES) {
-    whole.update(createHash('sha256').update(content.subarray(at, at + BLOCK_BYTES)).digest());
+  for (let at = 0; at < content.length; at += blockBytes) {
+    whole.update(createHash('sha256').update(content.subarray(at, at + blockBytes)).digest());
   }
   return `sha256-1MiB:${whole.digest('hex')}`;
 }
