@@ -74,8 +74,13 @@ export class VirshStandIn {
     for (const entry of [name, uuid]) await rm(join(this.#directory, 'domains', entry), { recursive: true, force: true });
   }
 
+  /** Where one of the files is that a domain is kept in. */
+  file(uuid: string, file: string): string {
+    return join(this.#directory, 'domains', uuid, file);
+  }
+
   async set(uuid: string, file: string, text: string): Promise<void> {
-    await writeFile(join(this.#directory, 'domains', uuid, file), text);
+    await writeFile(this.file(uuid, file), text);
   }
 
   async unset(uuid: string, file: string): Promise<void> {

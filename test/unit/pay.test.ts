@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { createRecord, listRecords, newId, newSession, owedDirectory, sessions, writeIdentity } from '../../src/capture/owed-records.js';
 import { payStart } from '../../src/capture/pay-start.js';
 import { inOrder, payInOrder, payOrphans, payRecord } from '../../src/capture/pay.js';
-import { notRemovable, payBackup, payKill, payRemove, payThaw } from '../../src/capture/payments.js';
+import { notRemovable, payBackup, payKill, payRemove, payResume, payThaw } from '../../src/capture/payments.js';
 import type { Debt, Obligation } from '../../src/model/obligation.js';
 import { makeDirectory } from '../../src/system/durable.js';
 import { bootId, startTime } from '../../src/system/processes.js';
@@ -87,6 +87,42 @@ describe('paying what is owed', () => {
       await virsh.unset(UUID, 'silent');
       await virsh.reachable(false);
       await assert.rejects(payThaw(debt), { code: 'unreachable' });
+    });
+  });
+
+  describe('resume', () => {
+    const debt = async (pid: number): Promise<Extract<Debt, { kind: 'resume' }>> =>
+      ({ kind: 'resume', uri: 'test:///', server: 'Web01', uuid: UUID, pid, startTime: await startTime(pid) ?? '', bootId: await bootId(), dueAt: new Date().toISOString() });
+
+    it('lets a server run on that we suspended, and is settled the second time', async () => {
+      await virsh.domain('Web01', UUID, 'paused');
+      const owed = await debt(sleeper());
+      assert.deepEqual(await payResume(owed), { kind: 'settled', how: 'resumed' });
+      assert.equal(await virsh.get(UUID, 'state'), 'running');
+      assert.deepEqual(await payResume(owed), { kind: 'settled', how: 'it runs' });
+    });
+
+    it('leaves alone what is paused for another reason, or is another start of the server', async () => {
+      await virsh.domain('Web01', UUID, 'paused');
+      const owed = await debt(sleeper());
+      assert.equal((await payResume({ ...owed, startTime: String(Number(owed.startTime) - 1) })).kind, 'settled');
+      assert.equal((await payResume({ ...owed, bootId: 'another-boot' })).kind, 'settled');
+      for (const reason of ['I/O error', 'migrating']) {
+        await virsh.set(UUID, 'reason', reason);
+        assert.deepEqual(await payResume(owed), { kind: 'settled', how: `it is paused by something else: ${reason}` });
+      }
+      assert.equal(await virsh.get(UUID, 'state'), 'paused');
+    });
+
+    it('waits for a suspension that is still on its way, and stays owed while libvirt does not answer', async () => {
+      await virsh.domain('Web01', UUID, 'running');
+      const owed = await debt(sleeper());
+      const late = spawn('sh', ['-c', 'sleep 0.7; echo paused > "$1"', 'suspend', virsh.file(UUID, 'state'), `--domain=${UUID}`, 'suspend'], { stdio: 'ignore' });
+      children.push(late);
+      await new Promise((resolve) => { late.once('spawn', resolve); });
+      assert.deepEqual(await payResume(owed), { kind: 'settled', how: 'resumed' });
+      await virsh.reachable(false);
+      await assert.rejects(payResume(owed), { code: 'unreachable' });
     });
   });
 
@@ -250,16 +286,18 @@ describe('paying what is owed', () => {
     return { directory, owed };
   };
 
-  it('pays in the order kill, thaw, backup, remove from drives, unmount, remove, start', () => {
+  it('pays in the order kill, resume, thaw, backup and snapshot, remove from drives, unmount, remove, start', () => {
     const server = { uri: 'x', server: 's', uuid: UUID };
     const debts: Debt[] = [
       { kind: 'start', ...server, persistent: true, xml: '', peers: [], agentCommand: [], watchUntil: '', wentDown: true },
       { kind: 'remove', path: '/a/dr-engine/x' }, { kind: 'remove', path: '/mnt/1/dr-engine/x' }, { kind: 'unmount', mountPoint: '/mnt/1', source: '/dev/x' },
       { kind: 'remove', path: '/mnt/1' }, { kind: 'backup', ...server, socket: '', dueAt: '' }, { kind: 'thaw', ...server, dueAt: '' },
       { kind: 'kill', pid: 2, startTime: '', bootId: '', what: '' },
+      { kind: 'snapshot', ...server, vg: 'a', name: 'b', owner: 'c', thin: false, dueAt: '' },
+      { kind: 'resume', ...server, pid: 2, startTime: '', bootId: '', dueAt: '' },
     ];
     const order = inOrder(debts.map((debt, at) => ({ id: String(at), createdAt: '', debt })));
-    assert.deepEqual(order.map((rank) => rank.map(({ id }) => id)), [['7'], ['6'], ['5'], ['2'], ['3'], ['1', '4'], ['0']]);
+    assert.deepEqual(order.map((rank) => rank.map(({ id }) => id)), [['7'], ['9'], ['6'], ['5', '8'], ['2'], ['3'], ['1', '4'], ['0']]);
   });
 
   it('makes one payment at a time, however many ask, and forgets the debt', async () => {
