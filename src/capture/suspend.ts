@@ -8,7 +8,7 @@ import type { DomainRef, Owing } from './owing.js';
 /** Holding a guest still while something is done to its disks one after the other. */
 
 /** A guest is resumed after this many milliseconds, even if the act is still going on; one with frozen file systems sooner, since it can't be thawed before. */
-const LONGEST_MS = 8_000;
+const LONGEST_MS = 20_000;
 const LONGEST_FROZEN_MS = 4_500;
 /** The guard resumes so much later, whether we live or not. */
 const GUARD_AFTER_MS = 1_500;
