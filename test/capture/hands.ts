@@ -4,7 +4,7 @@ import type { NodeMethod } from '../../src/agent/node-hands.js';
 import type { Params, Result } from '../../src/agent/protocol.js';
 import { DrError, isErrorData } from '../../src/model/errors.js';
 import type { Obligation } from '../../src/model/obligation.js';
-import type { Host, Started } from '../lab/host.js';
+import type { GuestHost, Started } from '../lab/host.js';
 
 /** A node's hands at work in a lab host; see hands-program.ts. */
 export class Hands {
@@ -26,8 +26,8 @@ export class Hands {
     });
   }
 
-  static async start(host: Host): Promise<Hands> {
-    return new Hands(await host.spawn(process.execPath, [fileURLToPath(new URL('hands-program.js', import.meta.url))], { stdin: 'pipe' }));
+  static async start(host: GuestHost, env: Readonly<Record<string, string>> = {}): Promise<Hands> {
+    return new Hands(await host.spawn(process.execPath, [fileURLToPath(new URL('hands-program.js', import.meta.url))], { stdin: 'pipe', env }));
   }
 
   /** The number of the last call, for `cancel`. */

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import type { Params } from '../../src/agent/protocol.js';
 import type { ServerSeen } from '../../src/model/server.js';
-import type { Host } from '../lab/host.js';
+import type { GuestHost, Host } from '../lab/host.js';
 import { Lab } from '../lab/lab.js';
 import type { Hands } from './hands.js';
 
@@ -54,20 +54,20 @@ export function shutdownParams(server: ServerSeen, changes: Partial<Params<'capt
 }
 
 /** The digest of a file's content, read past the page cache as a transfer reads it. */
-export async function digest(host: Host, path: string): Promise<string> {
+export async function digest(host: GuestHost, path: string): Promise<string> {
   const { stdout } = await host.run('sh', ['-c', 'dd if="$1" bs=1M iflag=direct status=none | sha256sum', 'sh', path], { timeoutMs: 30_000 });
   return stdout.slice(0, 64);
 }
 
 /** The digest of what a guest would read from a disk. */
-export async function diskDigest(host: Host, path: string, format: string): Promise<string> {
+export async function diskDigest(host: GuestHost, path: string, format: string): Promise<string> {
   await host.run('qemu-img', ['convert', '-U', '-f', format, '-O', 'raw', path, '/tmp/flat']);
   const { stdout } = await host.run('sh', ['-c', 'sha256sum < /tmp/flat; rm /tmp/flat']);
   return stdout.slice(0, 64);
 }
 
 /** What a capture could have left behind on the host; empty when all is clean. */
-export async function leftovers(host: Host, server?: string): Promise<string> {
+export async function leftovers(host: GuestHost, server?: string): Promise<string> {
   const { stdout } = await host.run('sh', ['-c', [
     'ls -A /var/lib/dr-engine/captures 2>/dev/null; for s in "$1"/dr-engine-*; do [ ! -e "$s" ] || echo "$s"; done',
     'find /var/lib/dr-engine/owed -name "*-*.json" 2>/dev/null',

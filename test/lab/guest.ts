@@ -3,7 +3,7 @@ import { mkdir, readFile, rename, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { lock } from '../../src/system/flock.js';
 import { run } from '../../src/system/run.js';
-import type { LabHost } from './host.js';
+import type { GuestHost } from './host.js';
 import { cacheDirectory, SOURCES } from './layout.js';
 import { until } from './namespaces.js';
 
@@ -21,7 +21,7 @@ export interface GuestDisk {
   readonly backing?: boolean;
   /** For the second disk and further ones. Default 64. */
   readonly sizeMiB?: number;
-  /** Default `<guest>_<number>` with the format as suffix, in /var/lib/libvirt/images. */
+  /** Default `<guest>_<number>` with the format as suffix, in /var/lib/libvirt/images. A device must be there, and keeps its size. */
   readonly path?: string;
 }
 
@@ -49,11 +49,11 @@ const IMAGES = '/var/lib/libvirt/images';
 
 /** A guest on one host. */
 export class Guest {
-  constructor(readonly host: LabHost, readonly name: string, readonly uuid: string, readonly kind: GuestKind,
+  constructor(readonly host: GuestHost, readonly name: string, readonly uuid: string, readonly kind: GuestKind,
     readonly disks: readonly GuestDiskMade[], readonly xml: string) {}
 
   /** The same server on another host, for instance its activated copy on the target. */
-  on(host: LabHost): Guest {
+  on(host: GuestHost): Guest {
     return new Guest(host, this.name, this.uuid, this.kind, this.disks, this.xml);
   }
 
@@ -108,7 +108,7 @@ export class Guest {
 }
 
 /** Reads the heartbeat from an image or a disk. Throws if there is none. */
-export async function heartbeatIn(host: LabHost, path: string, format: 'raw' | 'qcow2' = 'raw', sector = 0): Promise<number> {
+export async function heartbeatIn(host: GuestHost, path: string, format: 'raw' | 'qcow2' = 'raw', sector = 0): Promise<number> {
   const copy = `/tmp/heartbeat.${randomUUID()}`;
   await host.run('qemu-img', ['dd', '-U', '-f', format, '-O', 'raw', 'bs=512', `skip=${String(sector)}`, `count=${String(sector + 1)}`, `if=${path}`, `of=${copy}`]);
   const { stdout } = await host.run('sh', ['-c', 'head -c 512 "$1" | tr -d "\\000"; rm -f "$1"', 'sh', copy]);
@@ -118,7 +118,7 @@ export async function heartbeatIn(host: LabHost, path: string, format: 'raw' | '
 }
 
 /** Makes a guest's disks and its definition on a host, and starts it unless told otherwise. */
-export async function makeGuest(host: LabHost, options: GuestOptions): Promise<Guest> {
+export async function makeGuest(host: GuestHost, options: GuestOptions): Promise<Guest> {
   const kind = options.kind ?? 'sector';
   const boot = await bootImage(kind);
   const uuid = options.uuid ?? randomUUID();
@@ -132,7 +132,7 @@ export async function makeGuest(host: LabHost, options: GuestOptions): Promise<G
   const plain = fill(template, {
     NAME: options.name, UUID: uuid, KIND: kind, MEMORY: kind === 'linux' ? '160' : '16',
     // The BIOS shows only disks with a place in the boot order to a boot sector.
-    DISKS: disks.map((disk, index) => fill(diskXml, { ORDER: String(index + 1), FORMAT: disk.format, PATH: disk.path, TARGET: disk.target })).join('').trimEnd(),
+    DISKS: disks.map((disk, index) => onDevice(disk, fill(diskXml, { ORDER: String(index + 1), FORMAT: disk.format, PATH: disk.path, TARGET: disk.target }))).join('').trimEnd(),
   });
   const xml = options.edit === undefined ? plain : options.edit(plain);
   const file = `/root/${options.name}.xml`;
@@ -156,7 +156,11 @@ function describeDisk(guest: string, disk: GuestDisk, index: number): DiskPlan {
   };
 }
 
-async function makeDisk(host: LabHost, disk: DiskPlan, boot: string | undefined, kind: GuestKind): Promise<void> {
+async function makeDisk(host: GuestHost, disk: DiskPlan, boot: string | undefined, kind: GuestKind): Promise<void> {
+  if (isDevice(disk)) {
+    await fillDevice(host, disk, boot, kind);
+    return;
+  }
   const raw = disk.format === 'raw' ? disk.path : `${disk.path}.tmp`;
   await host.run('sh', ['-c', 'mkdir -p "$(dirname "$1")"', 'sh', disk.path]);
   if (boot !== undefined) await host.run('cp', ['--sparse=always', boot, raw]);
@@ -172,6 +176,20 @@ async function makeDisk(host: LabHost, disk: DiskPlan, boot: string | undefined,
     await host.run('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', raw, disk.path]);
   }
   await host.run('rm', [raw]);
+}
+
+function onDevice(disk: DiskPlan, xml: string): string {
+  return isDevice(disk) ? xml.replace("disk type='file'", "disk type='block'").replace('source file=', 'source dev=') : xml;
+}
+
+function isDevice({ path }: { readonly path: string }): boolean {
+  return path.startsWith('/dev/');
+}
+
+async function fillDevice(host: GuestHost, { path, format, target, sizeMiB }: DiskPlan, boot: string | undefined, kind: GuestKind): Promise<void> {
+  if (format === 'qcow2') await host.run('qemu-img', ['create', '-q', '-f', 'qcow2', path, `${String(boot === undefined ? sizeMiB : 8)}M`]);
+  if (boot !== undefined) await host.run('qemu-img', ['convert', '-n', '-f', 'raw', '-O', format, boot, path]);
+  else if (format === 'raw' && kind === 'linux' && target === 'vdb') await host.run('mkfs.ext4', ['-q', '-F', path]);
 }
 
 /** Path of a boot disk for guests of that kind, built if it is not there or older than its sources. It must be visible in every host. */

@@ -36,6 +36,9 @@ export interface LabHost {
   boot(): Promise<void>;
 }
 
+/** What guests and captures need of a host. */
+export type GuestHost = Pick<LabHost, 'name' | 'run' | 'spawn' | 'writeFile' | 'readFile'>;
+
 export interface SpawnOptions {
   readonly env?: Readonly<Record<string, string>>;
   readonly stdin?: 'ignore' | 'pipe';
