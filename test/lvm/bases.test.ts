@@ -17,7 +17,7 @@ const BLOCK = 64 * 1024;
 const [DISK, WRITTEN] = [192, 160];
 
 describe('a thin snapshot that is kept as the base of the next capture', function () {
-  this.timeout(300_000);
+  this.timeout(600_000);
   let ground: TransferGround;
   let captures = 0;
   const noise = randomBytes(BLOCK);

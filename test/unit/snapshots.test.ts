@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { fillOf, fillsUp, ruined } from '../../src/capture/snapshot-fill.js';
-import { coveringBytes, planSnapshots, snapshotBytes, type SnapshotDisk } from '../../src/capture/snapshot-plan.js';
+import { baseTag, coveringBytes, planSnapshots, snapshotBytes, type SnapshotDisk } from '../../src/capture/snapshot-plan.js';
 import type { LvmState, Volume, VolumeGroup } from '../../src/system/lvm.js';
 
 const MIB = 2 ** 20;
@@ -68,6 +68,16 @@ describe('snapshots for live captures', () => {
       assert.equal(planSnapshots('Web01', disks, withFree(needed), size).length, 3);
       assert.throws(() => planSnapshots('Web01', disks, withFree(needed - 1), size),
         { code: 'space', message: /need 2132 MiB in the volume group vg0, which has 2131 MiB free\. Nothing was touched/, hint: /snapshot_size/ });
+    });
+
+    it('begins in one that is, while it holds a base of the server, which goes first', () => {
+      const full = { ...pool, dataPercent: 93 };
+      const base = (changes: Partial<Volume>): Volume => volume('vg0', 'dr_0_0', { kind: 'thin', pool: 'pool', tags: ['dr-engine-snapshot', baseTag('Web01', 'vda')], ...changes });
+      const plan = (kept: Volume): unknown => planSnapshots('Web01', [diskOf('vda', thin)], seen({ volumes: [thin, full, kept] }), size);
+      assert.doesNotThrow(() => plan(base({})));
+      for (const other of [{ pool: 'pool2' }, { vg: 'vg1' }, { tags: ['dr-engine-snapshot', baseTag('Web01x', 'vda')] }, { tags: ['dr-engine-snapshot', 'dr.base=Web01/x/vda'] }, { tags: [baseTag('Web01', 'vda')] }]) {
+        assert.throws(() => plan(base(other)), { code: 'space' }, JSON.stringify(other));
+      }
     });
 
     it('does not begin in a thin pool that is nearly full, data or metadata', () => {
