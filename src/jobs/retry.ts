@@ -13,8 +13,8 @@ export interface Patience {
 /** While production runs: five tries, which a switch or a host has about two minutes to come back for. */
 export const PATIENT: Patience = { waitsMs: [2_000, 8_000, 25_000, 60_000], connectMs: 20_000 };
 
-/** While a server is kept down for it: enough for a process that died or a short cut, less than half a minute. */
-export const BRIEF: Patience = { waitsMs: [2_000, 5_000], connectMs: 8_000 };
+/** While a server is kept down for it: enough for a process that died. With the time to notice a cut link it is back within half a minute. */
+export const BRIEF: Patience = { waitsMs: [1_000, 3_000], connectMs: 5_000 };
 
 /** A try that went on for so long was no failure in a row with the one before: a long transfer may be cut many times. */
 const WENT_WELL_MS = 10 * 60_000;

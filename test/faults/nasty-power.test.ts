@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { Lab } from '../lab/lab.js';
 import { until } from '../lab/namespaces.js';
-import { processesOf } from '../lab/roles.js';
+import { killRole, processesOf } from '../lab/roles.js';
 import { reached, stopAt } from '../lab/steps.js';
 import { skipBecause } from '../support/skip.js';
 import { assertCurrent, assertImages, assertNoTwin, assertProduction, remember, type Remembered } from './promises.js';
@@ -90,9 +90,8 @@ describe('power cuts', function () {
       const run = await stage.start(LIVE);
       await reached(stage.target, 90_000);
       await stage.target.powerCut();
-      const { status, said } = await ended(run);
-      assert.equal(status, 1, said);
-      assert.match(said, /dr01/);
+      await killRole(stage.head, 'head'); // it would go on as soon as the target is back
+      await run.exit;
       await assertProduction(stage);
       await stage.target.boot();
       await assertImages(stage, remembered, Math.min(before, 2));

@@ -3,7 +3,8 @@ import type { Guest } from '../lab/guest.js';
 import { heartbeatIn } from '../lab/guest.js';
 import type { LabHost } from '../lab/host.js';
 import { Lab } from '../lab/lab.js';
-import { processesOf } from '../lab/roles.js';
+import { pause } from '../lab/namespaces.js';
+import { killRole, processesOf } from '../lab/roles.js';
 import { reached, stopAt, watchSteps } from '../lab/steps.js';
 import { skipBecause } from '../support/skip.js';
 import { Admin, cold, ended, job } from './admin.js';
@@ -116,7 +117,9 @@ describe('a cold job', function () {
       const run = await admin.start('two');
       const { pid } = await reached(other, 60_000);
       assert.ok((await processesOf(other, 'data')).some(({ inner }) => inner === pid));
-      await other.kill(pid);
+      let over = false;
+      void run.exit.then(() => { over = true; });
+      for (; !over; await pause(100)) await killRole(other, 'data'); // each that is tried
       const { status, report, server, all } = await ended(run);
       assert.deepEqual([status, report.outcome, server().outcome], [3, 'partial', 'partial'], all);
       assert.deepEqual(server().images.map(({ target: name }) => name), ['dr01']);

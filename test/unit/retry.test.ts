@@ -19,7 +19,7 @@ describe('trying again', () => {
     const total = (waits: readonly number[]): number => waits.reduce((sum, wait) => sum + wait, 0);
     assert.equal(triesOf(PATIENT), 5);
     assert.ok(total(PATIENT.waitsMs) >= 90_000 && total(PATIENT.waitsMs) + PATIENT.connectMs * PATIENT.waitsMs.length <= 180_000);
-    assert.ok(total(BRIEF.waitsMs) + BRIEF.connectMs * BRIEF.waitsMs.length <= 25_000, 'production waits for this');
+    assert.ok(total(BRIEF.waitsMs) + BRIEF.connectMs * BRIEF.waitsMs.length <= 15_000, 'production waits for this');
   });
 
   it('ends when the waits are used up, and begins anew after a try that went on for long', () => {
