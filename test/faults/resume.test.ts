@@ -13,10 +13,10 @@ import { COLD, ended, LIVE, Stage, type StageJob } from './stage.js';
 const LAB = 'resume';
 const MIB = 2 ** 20;
 /** What each run has to send, and when it is disturbed: about half. */
-const CHANGED = 72;
-const HALF = 40;
+const CHANGED = 84;
+const HALF = 48;
 /** What may have been on its way and is sent twice, on a busy machine: 12 MiB in the receiver's memory, the rest in ssh's window, sockets and pipes. */
-const IN_FLIGHT = 24;
+const IN_FLIGHT = 32;
 /** Small things that change with every run: the guest's heartbeat, digests, framing. */
 const SMALL = 3;
 
