@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import type { Host } from '../lab/host.js';
 import { Lab } from '../lab/lab.js';
 import { CHECKOUT } from '../lab/layout.js';
+import type { Part } from './contenders/contender.js';
 import { Processes } from './processes.js';
 import type { Run } from './statistics.js';
 
@@ -61,7 +62,7 @@ export class Ground {
   }
 
   /** Writes noise over parts of a disk. */
-  async change({ path, bytes }: Disk, parts: Iterable<readonly [offset: number, length: number]>): Promise<void> {
+  async change({ path, bytes }: Disk, parts: readonly Part[]): Promise<void> {
     const handle = await open(this.#outside(path.slice(SOURCES.length + 1)), 'r+');
     try {
       for (const [offset, length] of parts) {

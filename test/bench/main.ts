@@ -8,6 +8,7 @@ import { limits } from './contenders/limits.js';
 import { overNbd } from './contenders/nbd.js';
 import { repositories } from './contenders/repositories.js';
 import { Rsync } from './contenders/rsync.js';
+import { Virtnbdbackup } from './contenders/virtnbdbackup.js';
 import { downtimeRows } from './downtime.js';
 import { Ground } from './ground.js';
 import { COPY_ROWS, copyRows } from './rows.js';
@@ -60,7 +61,7 @@ async function* between(runs: number, mebibytes: number, wanted: ReadonlySet<str
   const dr = new Dr('dr-engine', ground);
   try {
     await dr.begin();
-    const { here, notes } = await present([new DdSshDd(ground), new Rsync(ground), ...overNbd(ground), ...repositories(ground)]);
+    const { here, notes } = await present([new DdSshDd(ground), new Rsync(ground), ...overNbd(ground), ...repositories(ground), new Virtnbdbackup(ground)]);
     for (const note of notes) say(note);
     yield* copyRows({ ground, dr, limits: limits(ground), peers: here, runs, mebibytes, say }, new Set(COPY_ROWS.filter((name) => wanted.has(name))));
     if (wanted.has('sparse')) yield await sparseRow(ground, dr, runs, say);

@@ -1,5 +1,5 @@
 import { compete, type Contest } from './compete.js';
-import type { Contender } from './contenders/contender.js';
+import type { Contender, Part } from './contenders/contender.js';
 import { MIB, type Disk, type Ground } from './ground.js';
 import type { Dr } from './contenders/dr.js';
 import type { Row } from './table.js';
@@ -22,14 +22,14 @@ export type CopyRow = typeof COPY_ROWS[number];
 const PARTS = ['reading alone', 'hashing alone', 'ssh alone', 'writing alone'];
 const LOOKING = ['reading and hashing'];
 /** Who would make the whole copy again is measured once, as a first copy. */
-const AGAIN = new Set(['dd | ssh | dd', 'rsync --inplace', 'restic', 'borg']);
+const AGAIN = new Set(['dd | ssh | dd', 'rsync --inplace', 'restic', 'borg', 'virtnbdbackup']);
 const SLOW = { rate: '100mbit', roundTripMs: 20 };
 
 /** Gives each row as soon as it is measured. */
 export async function* copyRows(bench: Bench, wanted: ReadonlySet<CopyRow>): AsyncGenerator<Row> {
   const { ground, mebibytes, say } = bench;
   const contest = (one: Contest): Promise<Row> => compete(ground, one, bench.runs, say);
-  const everybody = [...bench.limits, bench.dr, ...bench.peers];
+  const everybody: readonly Contender[] = [...bench.limits, bench.dr, ...bench.peers];
   const forget = async (disk: Disk): Promise<void> => { for (const each of everybody) await each.forget(disk); };
 
   if (wanted.has('holes')) {
@@ -47,7 +47,11 @@ export async function* copyRows(bench: Bench, wanted: ReadonlySet<CopyRow>): Asy
         await each.run(disk);
       }
     }
-    const change = (parts: () => Iterable<readonly [number, number]>) => async (): Promise<void> => { await ground.change(disk, parts()); };
+    const change = (choose: () => readonly Part[]) => async (): Promise<void> => {
+      const parts = choose();
+      await ground.change(disk, parts);
+      for (const each of again) await each.changed?.(parts);
+    };
     if (wanted.has('unchanged')) yield await contest({ name: 'unchanged', what: `${String(mebibytes)} MiB again, nothing changed`, disk, contenders: again, limits: LOOKING, first: false });
     if (wanted.has('random')) {
       yield await contest({ name: 'random', what: '1 % changed by writes of 4 KiB anywhere', disk, contenders: again, limits: LOOKING, first: false, before: change(() => scattered(disk)) });
@@ -71,12 +75,12 @@ export async function* copyRows(bench: Bench, wanted: ReadonlySet<CopyRow>): Asy
 }
 
 /** Writes of 4 KiB at random places, 1 % of the disk in all. */
-function* scattered({ bytes }: Disk): Generator<readonly [number, number]> {
+function scattered({ bytes }: Disk): readonly Part[] {
   const page = 4096;
-  for (let left = Math.floor(bytes / 100 / page); left > 0; left--) yield [Math.floor(Math.random() * (bytes / page)) * page, page];
+  return Array.from({ length: Math.floor(bytes / 100 / page) }, () => [Math.floor(Math.random() * (bytes / page)) * page, page] as const);
 }
 
-function* inOnePiece({ bytes }: Disk): Generator<readonly [number, number]> {
+function inOnePiece({ bytes }: Disk): readonly Part[] {
   const length = Math.max(1, Math.round(bytes / 100 / MIB)) * MIB;
-  yield [Math.floor(Math.random() * ((bytes - length) / MIB)) * MIB, length];
+  return [[Math.floor(Math.random() * ((bytes - length) / MIB)) * MIB, length]];
 }
