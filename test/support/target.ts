@@ -12,7 +12,7 @@ import { openStore } from '../../src/stores/open.js';
 import type { CurrentLinks, Store } from '../../src/stores/store.js';
 import { temporaryDirectory } from './file-systems.js';
 
-/** A real target in a directory, asked through its hands; what a sender and receiver do between is done here in a few lines. */
+/** A real target, asked through its hands; what a sender and receiver do between is done here in a few lines. */
 
 type Hands = ReturnType<typeof targetHands>;
 type TargetMethod = Extract<keyof Hands, Method>;
@@ -43,18 +43,18 @@ export class TestTarget {
   readonly current: CurrentLinks;
   private readonly hands = targetHands(undefined);
 
-  private constructor(readonly path: string, readonly remove: () => Promise<void>) {
-    this.ref = { store: `fs:${path}/store`, allocation: 'sparse', current: `${path}/shared/dr/current`, definitions: `${path}/shared/definitions` };
+  private constructor(readonly path: string, store: string, readonly remove: () => Promise<void>) {
+    this.ref = { store, allocation: 'sparse', current: `${path}/shared/dr/current`, definitions: `${path}/shared/definitions` };
     this.current = currentOf(this.ref, this.open());
   }
 
-  /** Sets DR_STATE_DIR for as long as it is there. */
-  static async make(): Promise<TestTarget> {
+  /** In a directory of its own, or over volume groups (`vg:…`). Sets DR_STATE_DIR for as long as it is there. */
+  static async make(store?: string): Promise<TestTarget> {
     const place = await temporaryDirectory('target');
     const before = process.env['DR_STATE_DIR'];
     process.env['DR_STATE_DIR'] = join(place.path, 'state');
     await mkdir(join(place.path, 'store'));
-    return new TestTarget(place.path, async () => {
+    return new TestTarget(place.path, store ?? `fs:${place.path}/store`, async () => {
       if (before === undefined) delete process.env['DR_STATE_DIR'];
       else process.env['DR_STATE_DIR'] = before;
       await place.remove();
