@@ -220,8 +220,8 @@ export async function deviceCounters(device: { readonly major: number; readonly 
   try {
     const [sequence, stat] = await Promise.all([readFile(`${directory}/diskseq`, 'utf8'), readFile(`${directory}/stat`, 'utf8')]);
     const fields = stat.trim().split(/\s+/).map(BigInt);
-    // Documentation/block/stat.rst: write I/Os, write sectors, discard I/Os, discard sectors. Flushes change nothing.
-    const counted = [4, 6, 11, 13].map((index) => fields[index] ?? 0n);
+    // Documentation/block/stat.rst: write sectors and discard sectors. The numbers of I/Os count flushes too, which write nothing.
+    const counted = [6, 13].map((index) => fields[index] ?? 0n);
     return { device: sequence.trim(), writes: String(counted.reduce((sum, each) => sum + each, 0n)) };
   } catch (error) {
     if (hasCode(error, 'ENOENT', 'ENODEV', 'ENXIO')) return undefined;

@@ -1,5 +1,5 @@
 import { open, realpath, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { run } from '../../src/system/run.js';
 
 /** Hands of an admin on volumes. */
@@ -29,7 +29,7 @@ export async function readAt(path: string, offset: number, length: number): Prom
 /** Pulls a disk out of the machine; what is given back plugs it in again. Nothing on it may be active. */
 export async function pullOut(disk: string): Promise<() => Promise<void>> {
   const name = (await realpath(disk)).replace('/dev/', '');
-  const device = await realpath(join('/sys/block', name, 'device', '..'));
+  const device = dirname(await realpath(join('/sys/block', name, 'device')));
   await writeFile(join(device, 'remove'), '1');
   await run('udevadm', ['settle']);
   return async () => {
