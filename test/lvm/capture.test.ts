@@ -203,7 +203,7 @@ describe('captures of logical volumes', function () {
       const reader = await thisHost.spawn('sh', ['-c', 'exec sleep 600 < "$1"', 'sh', source(capture, 'vdb')]);
       await oweReader(reader.pid);
       await overwrite('/dev/cap-b/idle-data', 59);
-      await eventually('giving up', 60, volumes, (left) => left.length === 0);
+      await eventually('giving up', 180, volumes, (left) => left.length === 0);
       await reader.exit;
       const verdict = await close(capture);
       assert.ok(verdict.verdict === 'void' && verdict.error?.code === 'snapshot-full', JSON.stringify(verdict));
@@ -220,7 +220,7 @@ describe('captures of logical volumes', function () {
 
     it('end by themselves after the longest time', async () => {
       const capture = await open({ maxSeconds: 15 });
-      await eventually('the end', 60, volumes, (left) => left.length === 0);
+      await eventually('the end', 180, volumes, (left) => left.length === 0);
       const verdict = await close(capture);
       assert.ok(verdict.verdict === 'void' && verdict.error?.code === 'timeout' && verdict.reason.includes('max_job_time'), JSON.stringify(verdict));
     });
@@ -284,7 +284,7 @@ describe('captures of logical volumes', function () {
       const server = await see(doomed, 'Idle01');
       await writeFile(join(STEPS, 'stop-at'), `${step} 1`);
       doomed.call('capture.openSnapshots', snapshotParams(server)).catch(() => undefined); // it dies meanwhile
-      await eventually(step, 60, () => Promise.resolve(existsSync(join(STEPS, 'reached'))), Boolean);
+      await eventually(step, 180, () => Promise.resolve(existsSync(join(STEPS, 'reached'))), Boolean);
       await doomed.started.kill('SIGKILL');
     }
 
@@ -292,7 +292,7 @@ describe('captures of logical volumes', function () {
       it(`lets the server run on and removes the snapshots: killed at ${step}`, async () => {
         await killedAt(step);
         await eventually('the server to run', 30, () => idle.state(), (state) => state === 'running');
-        await eventually('payment', 60, async () => [...await volumes(), ...await owed()], (left) => left.length === 0);
+        await eventually('payment', 180, async () => [...await volumes(), ...await owed()], (left) => left.length === 0);
       });
     }
 
@@ -306,7 +306,7 @@ describe('captures of logical volumes', function () {
       await run('lvremove', ['--quiet', '--yes', second]);
       await run('lvcreate', ['--quiet', '--yes', '--zero', 'n', '--name', second.split('/')[1] ?? '', '--size', '8M', second.split('/')[0] ?? '']);
       await doomed.started.kill('SIGKILL');
-      await eventually('payment', 60, owed, (left) => left.length === 0);
+      await eventually('payment', 180, owed, (left) => left.length === 0);
       const strangers = ['cap_a/dr_00000000_0', 'cap_a/mine', second].sort();
       assert.ok(!strangers.includes(first));
       assert.deepEqual(await volumes(), strangers);
