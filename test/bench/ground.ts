@@ -25,14 +25,14 @@ const SOURCES = '/var/lib/libvirt/images';
 export class Ground {
   private constructor(readonly lab: Lab, readonly processes: Processes) {}
 
-  /** `storeMiB`: what all contenders' copies need together. */
-  static async make(storeMiB: number): Promise<Ground> {
+  /** `storeMiB`: what all contenders' copies need together; so much of it as plain files need is written beforehand. */
+  static async make(storeMiB: number, filesMiB: number): Promise<Ground> {
     const lab = await Lab.up({ name: 'bench', hosts: ['node01', 'dr01'], store: { sizeMiB: storeMiB } });
     const target = lab.host('dr01');
     const device = (await target.run('findmnt', ['-no', 'SOURCE', STORE])).stdout.trim();
     await target.run('losetup', ['--direct-io=on', device]);
     // Space that was written before costs the same each time it is written again.
-    await target.run('sh', ['-c', `dd if=/dev/zero of=${STORE}/fill bs=1M oflag=direct status=none; sync; rm ${STORE}/fill; sync -f ${STORE}`], { timeoutMs: 600_000, okExit: [0, 1] });
+    await target.run('sh', ['-c', `dd if=/dev/zero of=${STORE}/fill bs=1M count=${String(filesMiB)} oflag=direct status=none; sync; rm ${STORE}/fill; sync -f ${STORE}`], { timeoutMs: 600_000, okExit: [0, 1] });
     return new Ground(lab, await Processes.watch([lab.host('node01'), target]));
   }
 

@@ -9,6 +9,8 @@ import type { Row } from './table.js';
 export interface Bench {
   readonly ground: Ground;
   readonly dr: Dr;
+  /** Ours, told what changed: for disks that were copied before. */
+  readonly told: Dr;
   readonly limits: readonly Contender[];
   readonly peers: readonly Contender[];
   readonly runs: number;
@@ -39,13 +41,12 @@ export async function* copyRows(bench: Bench, wanted: ReadonlySet<CopyRow>): Asy
   }
   if (['full', 'unchanged', 'random', 'sequential'].some((name) => wanted.has(name as CopyRow))) {
     const disk = await ground.disk('full.raw', mebibytes, () => true);
-    const again = everybody.filter(({ name, kind }) => kind !== 'peer' || AGAIN.has(name)).filter(({ kind, name }) => kind !== 'limit' || LOOKING.includes(name));
+    const { told } = bench;
+    const again = [...everybody.filter(({ name, kind }) => kind === 'ours' || AGAIN.has(name) || LOOKING.includes(name)), told];
     if (wanted.has('full')) yield await contest({ name: 'full', what: `first copy of ${String(mebibytes)} MiB that can't be compressed`, disk, contenders: everybody, limits: PARTS, first: true });
-    else {
-      for (const each of again) {
-        await each.forget(disk);
-        await each.run(disk);
-      }
+    for (const each of wanted.has('full') ? [told] : again) {
+      await each.forget(disk);
+      await each.run(disk);
     }
     const change = (choose: () => readonly Part[]) => async (): Promise<void> => {
       const parts = choose();
@@ -60,6 +61,7 @@ export async function* copyRows(bench: Bench, wanted: ReadonlySet<CopyRow>): Asy
       yield await contest({ name: 'sequential', what: '1 % changed in one piece', disk, contenders: again, limits: LOOKING, first: false, before: change(() => inOnePiece(disk)) });
     }
     await forget(disk);
+    await told.forget(disk);
   }
   if (wanted.has('slow')) {
     const small = Math.min(64, mebibytes);

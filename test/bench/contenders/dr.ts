@@ -4,29 +4,41 @@ import type { Started } from '../../lab/host.js';
 import { CHECKOUT } from '../../lab/layout.js';
 import { STORE, type Disk, type Ground } from '../ground.js';
 import type { Moved, MoveOrder } from '../mover.js';
-import type { Contender } from './contender.js';
+import type { Contender, Part } from './contender.js';
 
 /** Our own way: `dr agent --send` and `dr agent --receive`, from the offer to the accepted result; written, read back and durable. */
 export class Dr implements Contender {
   readonly kind = 'ours';
-  readonly copy = `${STORE}/dr.raw`;
-  readonly #digests = `${STORE}/dr.digests`;
+  readonly copy: string;
+  readonly #digests: string;
+  /** What changed, and the digests of before, on the sending host; only where that is told. */
+  readonly #hint: { readonly digests: string; readonly changed: string } | undefined;
   readonly #ground: Ground;
   #mover: { readonly process: Started; readonly lines: Interface } | undefined;
   #copied = false;
 
-  constructor(readonly name: string, ground: Ground) {
+  /** `told`: as if a bitmap said what changed since the last copy; otherwise all of the disk is read. */
+  constructor(readonly name: string, ground: Ground, told = false) {
     this.#ground = ground;
+    this.copy = `${STORE}/dr${told ? '-told' : ''}.raw`;
+    this.#digests = `${this.copy}.digests`;
+    if (told) this.#hint = { digests: '/var/lib/dr-engine/bench/digests', changed: '/var/lib/dr-engine/bench/changed.json' };
   }
 
   async forget({ bytes }: Disk): Promise<void> {
     this.#copied = false;
+    await this.changed([]);
     await this.#ground.target.run('sh', ['-c', 'rm -f -- "$1" "$2"; truncate -s "$3" "$1"', 'sh', this.copy, this.#digests, String(bytes)]);
   }
 
+  async changed(parts: readonly Part[]): Promise<void> {
+    if (this.#hint !== undefined) await this.#ground.node.writeFile(this.#hint.changed, JSON.stringify(parts), 0o600);
+  }
+
   async run({ path, bytes }: Disk): Promise<number> {
+    const hint = this.#hint === undefined ? {} : { keepDigests: this.#hint.digests, ...(this.#copied ? { hint: this.#hint } : {}) };
     const moved = await this.#order({
-      source: { path, bytes, direct: true, zeroMap: { image: path, format: 'raw' } }, path: this.copy, digests: this.#digests,
+      source: { path, bytes, direct: true, zeroMap: { image: path, format: 'raw' }, ...hint }, path: this.copy, digests: this.#digests,
       start: this.#copied ? { recycle: this.#digests, provenSince: new Date().toISOString() } : 'fresh',
     });
     this.#copied = true;
