@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { randomUUID } from 'node:crypto';
+import { randomBytes, randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -9,6 +9,7 @@ import type { Obligation } from '../../src/model/obligation.js';
 import type { ServerSeen } from '../../src/model/server.js';
 import { startTime, bootId } from '../../src/system/processes.js';
 import { run } from '../../src/system/run.js';
+import { DigestKeeper } from '../../src/transfer/kept-digests.js';
 import { Hands } from '../capture/hands.js';
 import { coldParams, digest, eventually, liveParams, see, URI } from '../capture/node.js';
 import { heartbeatIn, makeGuest, type Guest } from '../lab/guest.js';
@@ -165,6 +166,37 @@ describe('captures of logical volumes', function () {
       assert.match(stdout, /^\s*(?=.*dr-engine-snapshot)(?=.*dr\.of=Pair01)(?=.*dr\.owner=[0-9a-f]{16})\S+\s*\n\s*\S*dr\.of=Pair01\S*\s+pool\s*$/);
       assert.deepEqual(await close(capture), { verdict: 'valid' });
       assert.deepEqual(await close(capture), { verdict: 'valid' }, 'asked twice');
+    });
+  });
+
+  describe('by snapshots that are kept', () => {
+    before(() => run('virsh', ['start', '--paused', 'Pair01']));
+    after(() => pair.destroy());
+
+    it('leave the one of a thin disk that was sent to the next capture, until one does not want it', async () => {
+      const params = snapshotParams(await see(hands, 'Pair01'), { keepBase: true });
+      const open = async (changes: Partial<typeof params> = {}): Promise<Capture> => hands.call('capture.openSnapshots', { ...params, ...changes });
+
+      const unsent = await open();
+      assert.deepEqual([unsent.sources['vda']?.keepDigests, unsent.sources['vdb']?.hint], [undefined, undefined]);
+      assert.deepEqual(await close(unsent), { verdict: 'valid' });
+      assert.deepEqual(await volumes(), [], 'what was not sent is of no use to anybody');
+
+      const sent = await open();
+      await using keeper = await DigestKeeper.open(sent.sources['vdb']?.keepDigests ?? assert.fail('no digests are wanted'));
+      for (let block = 0; block < 256; block += 1) await keeper.add(randomBytes(32)); // as who sends it does
+      await keeper.keep({ bytes: 256 * MIB, readSince: new Date().toISOString() });
+      assert.deepEqual(await close(sent), { verdict: 'valid' });
+      const base = await volumes();
+      assert.equal(base.length, 1);
+      assert.deepEqual(await owed(), [], 'the next boot would remove it');
+
+      const next = await open();
+      assert.deepEqual(JSON.parse(await readFile(next.sources['vdb']?.hint?.changed ?? assert.fail('there is no hint'), 'utf8')), []);
+      assert.deepEqual(await close(next), { verdict: 'valid' });
+      assert.deepEqual(await volumes(), base, 'it was not sent, so the base stays');
+
+      assert.deepEqual(await close(await open({ keepBase: false })), { verdict: 'valid' });
     });
   });
 
