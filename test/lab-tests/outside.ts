@@ -31,6 +31,30 @@ export async function files(target: LabHost, server: string, store = '/srv/dr'):
   }));
 }
 
+export interface VolumeSeen {
+  readonly name: string;
+  readonly group: string;
+  readonly uuid: string;
+  readonly bytes: number;
+  /** The capture that is bound to the volume, and the disk; empty if none is. */
+  readonly set: string;
+  readonly disk: string;
+  /** Of its first `dr.bytes`. */
+  readonly sum: string;
+}
+
+/** Every logical volume whose name begins with a server's, by name, with checksums made now past the page cache. */
+export async function volumes(target: LabHost, server: string): Promise<ReadonlyMap<string, VolumeSeen>> {
+  const { stdout } = await target.run('sh', ['-c', 'lvs --noheadings --units b --nosuffix --separator " " -o lv_name,vg_name,lv_uuid,lv_size,lv_tags | while read -r name group uuid size tags; do ' +
+    'case $name in "$1"_*) ;; *) continue;; esac; bytes=$(echo "$tags" | tr , "\\n" | sed -n "s/^dr.bytes=//p"); set=$(echo "$tags" | tr , "\\n" | sed -n "s/^dr.set=//p"); ' +
+    'echo "$name $group $uuid $size ${set:-/} $(dd if="/dev/$group/$name" bs=1M iflag=direct,count_bytes count="${bytes:-$size}" status=none | sha256sum | cut -d" " -f1)"; done', 'sh', server], { timeoutMs: 180_000 });
+  return new Map(stdout.split('\n').filter((line) => line !== '').map((line) => {
+    const [name = '', group = '', uuid = '', bytes = '', bound = '', sum = ''] = line.split(' ');
+    const [set = '', disk = ''] = bound.split('/');
+    return [name, { name, group, uuid, bytes: Number(bytes), set, disk, sum }];
+  }));
+}
+
 /** Names in a directory, sorted; none if it is not there. */
 export async function names(host: LabHost, directory: string): Promise<string[]> {
   const { stdout } = await host.run('ls', ['-1A', directory], { okExit: [0, 2] });
@@ -38,8 +62,8 @@ export async function names(host: LabHost, directory: string): Promise<string[]>
 }
 
 /** Names of sets whose manifest is there. */
-export async function provenSets(target: LabHost, store = '/srv/dr'): Promise<ReadonlySet<string>> {
-  const { stdout } = await target.run('sh', ['-c', 'cd "$1/.dr/sets" && for s in *; do [ -e "$s/manifest.json" ] && echo "$s"; done; true', 'sh', store], { okExit: [0, 1, 2] });
+export async function provenSets(target: LabHost, catalog = '/srv/dr/.dr'): Promise<ReadonlySet<string>> {
+  const { stdout } = await target.run('sh', ['-c', 'cd "$1/sets" && for s in *; do [ -e "$s/manifest.json" ] && echo "$s"; done; true', 'sh', catalog], { okExit: [0, 1, 2] });
   return new Set(stdout.split('\n').filter((line) => line !== ''));
 }
 
