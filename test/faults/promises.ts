@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { until } from '../lab/namespaces.js';
-import { SERVER, SPARE, STORE, TARGET, type Ground } from './ground.js';
+import { SERVER, SPARE, type Ground } from './ground.js';
 
 /**
  * The promises, looked at from the outside: with b2sum, getfattr, virsh, findmnt, ls and a virsh create by hand, never through
@@ -8,7 +8,7 @@ import { SERVER, SPARE, STORE, TARGET, type Ground } from './ground.js';
  */
 
 /** What is looked at. */
-export type Seen = Pick<Ground, 'lab' | 'node' | 'target' | 'guest'>;
+export type Seen = Pick<Ground, 'lab' | 'node' | 'target' | 'guest' | 'look'>;
 
 /** set → disk file's checksum, of every set that was ever seen complete. */
 export type Remembered = Map<string, Readonly<Record<string, string>>>;
@@ -28,31 +28,12 @@ export interface StoreSeen {
   readonly proven: ReadonlySet<string>;
 }
 
-/** One program per look, and the quickest checksum that is at hand: the campaigns look often, and each time every byte is read. */
-const LOOK_AT_STORE = `
-cd "$1" || exit
-for image in "$2"_*_[0-9]*.raw; do case $image in *_incomplete.raw) ;; *) [ ! -e "$image" ] || set -- "$@" "$image" ;; esac; done
-shift 2
-[ $# = 0 ] || { getfattr --name=user.dr.set -- "$@" 2>/dev/null; b2sum -- "$@"; }
-for manifest in .dr/sets/*/manifest.json; do [ ! -e "$manifest" ] || { set=\${manifest%/*}; echo "proven \${set##*/}"; }; done
-true`;
-
 /** Everything numbered in the store, with checksums made now. While nothing of ours runs, one look serves several questions. */
-export async function lookAtStore({ target }: Pick<Seen, 'target'>): Promise<StoreSeen> {
-  const { stdout } = await target.run('sh', ['-c', LOOK_AT_STORE, 'sh', STORE, SERVER], { timeoutMs: 120_000 });
-  const bound = new Map([...stdout.matchAll(/^# file: (.+)\nuser\.dr\.set="([^"]*)"$/gm)].map(([, file = '', set = '']) => [file, set]));
-  const sums = [...stdout.matchAll(/^([0-9a-f]{128}) {2}(.+)$/gm)].map(([, sum = '', file = '']) => [file, sum] as const);
+export async function lookAtStore({ look, target }: Pick<Seen, 'look' | 'target'>): Promise<StoreSeen> {
+  const { images, proven } = await look.look(target);
   const slots = new Map<string, Record<string, readonly [string, string]>>();
-  for (const [file, sum] of sums) {
-    const match = new RegExp(`^${SERVER}_(.*)_(\\d+)\\.raw$`).exec(file);
-    if (match?.[1] === undefined || match[2] === undefined) throw new Error(`an odd name in the store: ${file}`);
-    const [set = ''] = (bound.get(file) ?? 'none').split('/');
-    slots.set(match[2], { ...slots.get(match[2]), [match[1]]: [set, sum] });
-  }
-  return {
-    slots: [...slots].map(([slot, disks]) => ({ slot, disks })),
-    proven: new Set([...stdout.matchAll(/^proven (.+)$/gm)].map(([, set = '']) => set)),
-  };
+  for (const { slot, disk, set, sum } of images) slots.set(slot, { ...slots.get(slot), [disk]: [set, sum] });
+  return { slots: [...slots].map(([slot, disks]) => ({ slot, disks })), proven };
 }
 
 /** Adds the complete sets that are there now to what is remembered, and gives them newest slot first. */
@@ -89,12 +70,10 @@ export async function assertImages(ground: Seen, remembered: Remembered, atLeast
 /** The link leads to a whole, proven set, and what it leads to boots by hand (it is started paused: nothing is written). */
 export async function assertCurrent(ground: Seen, { byHand }: { readonly byHand: boolean }): Promise<void> {
   const { target } = ground;
-  const { stdout } = await target.run('sh', ['-c', `for d in ${DISKS.join(' ')}; do p=$(readlink -f /shared/dr/current/${SERVER}/$d) && [ -f "$p" ] && getfattr --absolute-names --only-values -n user.dr.set "$p" && echo; done`], { okExit: [0, 1] });
-  const bound = stdout.trim().split('\n');
-  assert.equal(bound.length, DISKS.length, `current leads to ${stdout}`);
-  const sets = new Set(bound.map((line) => line.split('/')[0] ?? ''));
-  assert.equal(sets.size, 1, `current mixes sets: ${stdout}`);
-  assert.ok(await target.exists(`${STORE}/.dr/sets/${[...sets][0] ?? ''}/manifest.json`), `current leads to a set that is not proven: ${stdout}`);
+  const linked = await ground.look.linked(target, DISKS.map((disk) => `/shared/dr/current/${SERVER}/${disk}`));
+  assert.equal(linked.length, DISKS.length, `current leads to ${linked.join(', ')}`);
+  assert.equal(new Set(linked).size, 1, `current mixes sets: ${linked.join(', ')}`);
+  assert.ok(await target.exists(`${ground.look.catalog}/sets/${linked[0] ?? ''}/manifest.json`), `current leads to a set that is not proven: ${linked.join(', ')}`);
   if (!byHand) return;
   await target.run('virsh', ['create', '--paused', `/shared/definitions/${SERVER}.xml`]);
   await target.run('virsh', ['destroy', SERVER]);
@@ -128,16 +107,17 @@ export async function assertProduction(ground: Seen, timeoutMs = 30_000): Promis
 
 /** P7: nothing runs on the target, nothing is defined there; and the server runs on one node only. */
 export async function assertNoTwin(ground: Seen): Promise<void> {
-  for (const host of ground.lab.hosts.filter(({ name }) => name === TARGET || name === SPARE)) {
+  for (const host of [...ground.lab.hosts.filter(({ name }) => name === SPARE), ground.target]) {
     assert.equal((await host.run('virsh', ['list', '--all', '--name'])).stdout.trim(), '', `P7: a domain is on ${host.name}`);
   }
 }
 
-const STRANGERS = [`${STORE}/notes.txt`, `${STORE}/Other_disk_1.raw`, `${STORE}/${SERVER}_notes.raw`, '/shared/definitions/Other.xml', '/shared/dr/current/README'];
+const STRANGERS = ['/shared/definitions/Other.xml', '/shared/dr/current/README'];
 
 /** Puts things beside ours that are not ours. */
 export async function addStrangers(ground: Seen): Promise<string> {
   for (const path of STRANGERS) await ground.target.writeFile(path, `${path} is not dr-engine's\n`);
+  await ground.target.run('sh', ['-c', ground.look.makeStrangers], { timeoutMs: 60_000 });
   return sumOfStrangers(ground);
 }
 
@@ -147,5 +127,6 @@ export async function tuneDefinition(ground: Seen): Promise<void> {
 }
 
 export async function sumOfStrangers(ground: Seen): Promise<string> {
-  return (await ground.target.run('sha256sum', [...STRANGERS, `/shared/definitions/${SERVER}.xml`], { okExit: [0, 1] })).stdout;
+  const { stdout } = await ground.target.run('sh', ['-c', `sha256sum "$@"; ${ground.look.printStrangers}`, 'sh', ...STRANGERS, `/shared/definitions/${SERVER}.xml`], { okExit: [0, 1, 5], timeoutMs: 60_000 });
+  return stdout;
 }

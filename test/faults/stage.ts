@@ -8,6 +8,7 @@ import { pause, until } from '../lab/namespaces.js';
 import { killRole } from '../lab/roles.js';
 import { go, stepsSeen, watchSteps } from '../lab/steps.js';
 import { HEAD, NODE, SERVER, SPARE, STORE, TARGET, type JobForm } from './ground.js';
+import { FILES } from './looks.js';
 import { assertCurrent, assertImages, assertNoTwin, assertProduction, lookAtStore, remember, type Remembered } from './promises.js';
 
 /** The stage of the nasty cases: the hosts of the kill tests, with jobs of any form and a guest that can be made to write. */
@@ -62,6 +63,8 @@ export class Stage {
     await guest.beats(1, 90_000);
     return new Stage(lab, guest, drive);
   }
+
+  readonly look = FILES;
 
   get node(): Host { return this.lab.host(NODE); }
   get spare(): Host { return this.lab.host(SPARE); }
