@@ -28,7 +28,7 @@ const SUITES: readonly Suite[] = [
   { name: 'unit', limit: 600, together: false },
   { name: 'conformance', limit: 600, together: false },
   { name: 'capture', limit: 600, together: false },
-  { name: 'lvm', limit: 1200, together: true, runner: 'run-in-vm' },
+  { name: 'lvm', limit: 3600, together: true, runner: 'run-in-vm' },
   { name: 'lab-tests', limit: 900, together: false },
   { name: 'faults', limit: 2400, together: false },
 ];
@@ -55,10 +55,11 @@ interface Count {
 
 const build = join(CHECKOUT, 'build/test');
 
-async function partsOf(suite: Suite, only: readonly string[]): Promise<readonly Part[]> {
+/** Files named `….soak.test.ts` take long and are run by `make soak` alone. */
+async function partsOf(suite: Suite, only: readonly string[], soak: boolean): Promise<readonly Part[]> {
   const entries = await readdir(join(build, suite.name), { recursive: true }).catch(() => []); // there is no such suite (yet)
   const files: string[] = [];
-  for (const entry of entries.filter((name) => name.endsWith('.test.js')).sort()) {
+  for (const entry of entries.filter((name) => name.endsWith('.test.js') && (soak || !name.endsWith('.soak.test.js'))).sort()) {
     const source = join(CHECKOUT, 'test', suite.name, entry.replace(/\.js$/, '.ts'));
     // What was compiled from a file that is gone is no test.
     if (await readFile(source).then(() => true, () => false)) files.push(join(build, suite.name, entry));
@@ -165,10 +166,10 @@ async function main(): Promise<number> {
   const before: ReadonlySet<string> = root ? await everything() : new Set();
   // Not /tmp, which may be a tmpfs: tests want files that O_DIRECT can read.
   const scratch = await mkdtemp('/var/tmp/dr-tests-');
-  const chosen = SUITES.filter(({ name }) => values.suite === undefined ? !values.soak || name === 'faults' || name === 'unit' : values.suite.includes(name));
+  const chosen = SUITES.filter(({ name }) => values.suite === undefined ? !values.soak || name === 'faults' || name === 'unit' || name === 'lvm' : values.suite.includes(name));
   try {
     if (!values['no-lint'] && !values.soak) add(await check('lint', lint));
-    const parts = (await Promise.all(chosen.map((suite) => partsOf(suite, positionals)))).flat();
+    const parts = (await Promise.all(chosen.map((suite) => partsOf(suite, positionals, values.soak)))).flat();
     const waiting = [...parts];
     const results: PartResult[] = [];
     // From both ends: the long campaigns at the end of the list begin at once, and neither worker is left with one at the last.
