@@ -233,21 +233,23 @@ describe('captures of logical volumes', function () {
     it('are given up before one is full; who of ours reads it is ended, and the server is free', async () => {
       const capture = await open({ snapshotSize: { bytes: 1 } });
       const reader = await thisHost.spawn('sh', ['-c', 'exec sleep 600 < "$1"', 'sh', source(capture, 'vdb')]);
-      await oweReader(reader.pid);
+      const record = await oweReader(reader.pid);
       await overwrite('/dev/cap-b/idle-data', 59);
       await eventually('giving up', 180, volumes, (left) => left.length === 0);
       await reader.exit;
+      await rm(record, { force: true });
       const verdict = await close(capture);
       assert.ok(verdict.verdict === 'void' && verdict.error?.code === 'snapshot-full', JSON.stringify(verdict));
       assert.match(verdict.reason, /the snapshot cap-b\/dr_\w+_1 is \d+ % full/);
     });
 
     /** Writes down that this session owes the end of a process, as it does for those that send data. */
-    async function oweReader(pid: number): Promise<void> {
+    async function oweReader(pid: number): Promise<string> {
       const [session = ''] = await sessions();
       const debt: Obligation = { id: '000099-kill-00000000', createdAt: new Date().toISOString(), debt: { kind: 'kill', pid, startTime: await startTime(pid) ?? '', bootId: await bootId(), what: 'a reader' } };
-      await writeFile(join(OWED, session, `${debt.id}.json`), JSON.stringify(debt));
-      after(() => rm(join(OWED, session, `${debt.id}.json`), { force: true }));
+      const record = join(OWED, session, `${debt.id}.json`);
+      await writeFile(record, JSON.stringify(debt));
+      return record;
     }
 
     it('end by themselves after the longest time', async () => {
