@@ -32,7 +32,7 @@ const KILLS: readonly Kill[] = [
 const SOAK_ROUNDS = 10;
 
 describe('kills with a store of logical volumes', function () {
-  this.timeout(300_000);
+  this.timeout(900_000);
   let ground: Ground;
   let strangers: string;
   const remembered: Remembered = new Map();
