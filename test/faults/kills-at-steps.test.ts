@@ -10,8 +10,8 @@ import { Ground, SERVER, type JobForm } from './ground.js';
 import { assertPromises, firstRuns, LIVE, printTable, runUndisturbed, type Row } from './kill-support.js';
 import { addStrangers, remember, sumOfStrangers, type Remembered } from './promises.js';
 
-/** Those of captures by LVM snapshots are come to where there is device-mapper: test/lvm/capture.test.ts. */
-const STEPS = ALL_STEPS.filter((step) => !/^(suspend|snapshot)-/.test(step));
+/** Those of captures by LVM snapshots, and of snapshots that are kept, are come to where there is device-mapper: test/lvm. */
+const STEPS = ALL_STEPS.filter((step) => !/^(suspend|snapshot|base)-/.test(step));
 
 /**
  * SIGKILL for whoever comes to a named step, once at each. After it the promises are looked at from the outside, and an undisturbed run must succeed: at once
