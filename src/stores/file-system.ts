@@ -4,13 +4,14 @@ import { chmod, link, lstat, open, readdir, statfs, unlink, type FileHandle } fr
 import { join } from 'node:path';
 import { DrError } from '../model/errors.js';
 import type { Space } from '../model/host.js';
-import { boundSets, SET_ID, type SetId, type StoredImage } from '../model/image-set.js';
+import { boundSets, type SetId, type StoredImage } from '../model/image-set.js';
 import { parseImageName } from '../model/names.js';
 import { hasCode, makeDirectory, removeDurable, syncDirectory } from '../system/durable.js';
 import { bootId, startTime } from '../system/processes.js';
 import { reserve } from '../system/reserve.js';
 import { step } from '../system/steps.js';
 import { readAttributes, removeAttribute, setAttribute } from '../system/xattr.js';
+import { parseIdentity } from './identity.js';
 import { IN_MEMORY, probe } from './probe.js';
 import type { Identity, Store } from './store.js';
 
@@ -305,12 +306,6 @@ function toImage(name: string, parsed: Pick<StoredImage, 'base' | 'slot'>, path:
     ...(origin === undefined ? {} : { origin }),
     ...(modified === undefined ? {} : { modified }),
   };
-}
-
-function parseIdentity(text: string | undefined): Identity | undefined {
-  const [set, disk, ...rest] = text?.split('/') ?? [];
-  if (set === undefined || disk === undefined || rest.length > 0 || !SET_ID.test(set) || disk === '') return undefined;
-  return { set, disk };
 }
 
 /** Tells this process from any other, now and later, in the names of unfinished files. */

@@ -76,7 +76,7 @@ export class Look {
     if (pool.zeroes !== true) throw this.unusable(`the thin pool ${placeName(place)} does not zero what it newly allocates, so images would not hold what was captured`, `lvchange --zero y ${placeName(place)}`);
     return {
       name: placeName(place), sizeBytes: pool.bytes, freeBytes: Math.floor(pool.bytes * (100 - pool.dataPercent) / 100), extentBytes: group.extentBytes,
-      zeroes: pool.zeroes === true, warnings: this.warningsOf(pool),
+      zeroes: true, warnings: this.warningsOf(pool),
     };
   }
 

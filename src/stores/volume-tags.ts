@@ -1,4 +1,5 @@
-import { SET_ID, type StoredImage } from '../model/image-set.js';
+import type { StoredImage } from '../model/image-set.js';
+import { parseIdentity } from './identity.js';
 import type { Identity } from './store.js';
 
 /**
@@ -74,12 +75,6 @@ function valuesOf(tags: readonly string[], key: string): string[] {
 
 function spell({ set, disk }: Identity): string {
   return `${set}/${disk}`;
-}
-
-export function parseIdentity(text: string | undefined): Identity | undefined {
-  const [set, disk, ...rest] = text?.split('/') ?? [];
-  if (set === undefined || disk === undefined || rest.length > 0 || !SET_ID.test(set) || disk === '') return undefined;
-  return { set, disk };
 }
 
 function encode(text: string): string {
