@@ -1,7 +1,6 @@
 import { join } from 'node:path';
 import { DrError } from '../model/errors.js';
 import type { DataSource } from '../model/host.js';
-import { log } from '../system/log.js';
 import { readDomainXml } from '../system/domain-xml.js';
 import { virtualSize, type BlockSource } from '../system/qemu.js';
 import { dumpXml } from '../system/virsh.js';
@@ -10,6 +9,7 @@ import { begin, isRunning, refuseForeignJobs, writeBackupXml } from './backup-jo
 import type { CaptureFacts } from './cold.js';
 import { checkDisks, checkSize, type PlannedDisk } from './disks.js';
 import { openExports, privateDirectory, type Exports } from './exports.js';
+import { GivingUp } from './giving-up.js';
 import { Holdings } from './holdings.js';
 import { throwIfCancelled, type OpenCapture, type Verdict } from './open-captures.js';
 import type { DomainRef, Owing } from './owing.js';
@@ -38,12 +38,7 @@ export async function openLive(owing: Owing, id: string, request: LiveRequest, s
   cancelled();
 
   const holdings = new Holdings(owing);
-  let stopWatching: () => void = () => undefined;
-  let gaveUp: { readonly why: DrError; readonly released: Promise<unknown> } | undefined;
-  const giveUp = (why: DrError): void => {
-    log.error(why.message);
-    gaveUp = { why, released: holdings.release() };
-  };
+  const giving = new GivingUp(holdings);
   try {
     const directory = await privateDirectory(holdings, id);
     const scratch = await makeScratch(holdings, request, id, request.server, pid);
@@ -60,7 +55,7 @@ export async function openLive(owing: Owing, id: string, request: LiveRequest, s
       attachments = readAttachments(request.server, request.uuid, request, directory);
       attachments.catch(() => undefined); // awaited below, when the guest has been thawed
     });
-    stopWatching = watch(request, { ...request, scratch, running }, giveUp);
+    giving.watch((giveUp) => watch(request, { ...request, scratch, running }, giveUp));
     const { nvram, tpm } = await attachments;
     cancelled();
 
@@ -75,28 +70,11 @@ export async function openLive(owing: Owing, id: string, request: LiveRequest, s
     cancelled();
     return {
       facts: { ...instant, sources, ...(nvram === undefined ? {} : { nvram }), ...(tpm === undefined ? {} : { tpm }) },
-      capture: liveCapture(request, holdings, exports, socket, () => { stopWatching(); return gaveUp; }),
+      capture: giving.capture(() => judge(request, exports, socket)),
     };
   } catch (error) {
-    stopWatching();
-    await gaveUp?.released;
-    await holdings.release();
-    throw gaveUp?.why ?? error;
+    throw await giving.abandon() ?? error;
   }
-}
-
-function liveCapture(domain: DomainRef, holdings: Holdings, exports: Exports, socket: string,
-  stopWatching: () => { readonly why: DrError; readonly released: Promise<unknown> } | undefined): OpenCapture {
-  let verdict: Verdict | undefined;
-  return {
-    close: async () => {
-      const gaveUp = stopWatching();
-      await gaveUp?.released;
-      verdict ??= gaveUp === undefined ? await judge(domain, exports, socket) : { verdict: 'void', reason: gaveUp.why.message, error: gaveUp.why.toJSON() };
-      await holdings.release(); // what can't be let go of stays owed; the data was read all the same
-      return verdict;
-    },
-  };
 }
 
 async function judge(domain: DomainRef, exports: Exports, socket: string): Promise<Verdict> {

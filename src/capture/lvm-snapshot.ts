@@ -3,7 +3,6 @@ import { DrError } from '../model/errors.js';
 import type { SnapshotSize } from '../model/config.js';
 import type { DataSource } from '../model/host.js';
 import { readDomainXml } from '../system/domain-xml.js';
-import { log } from '../system/log.js';
 import { activateVolume, lvmState, snapshotVolume, type Volume } from '../system/lvm.js';
 import { deviceNumber } from '../system/mounts.js';
 import { backingChain, type BlockSource, type ChainLink } from '../system/qemu.js';
@@ -16,6 +15,7 @@ import { forgetCapture, hintFrom, keepAsBase, tidyBases } from './bases.js';
 import type { CaptureFacts } from './cold.js';
 import { checkDisks, checkSize, type PlannedDisk } from './disks.js';
 import { openExports, privateDirectory, type Exports } from './exports.js';
+import { GivingUp } from './giving-up.js';
 import { Holdings } from './holdings.js';
 import { throwIfCancelled, type OpenCapture, type Verdict } from './open-captures.js';
 import type { DomainRef, Owing } from './owing.js';
@@ -58,12 +58,7 @@ export async function openSnapshots(owing: Owing, id: string, request: SnapshotR
   cancelled();
 
   const holdings = new Holdings(owing);
-  let stopWatching: () => void = () => undefined;
-  let gaveUp: { readonly why: DrError; readonly released: Promise<unknown> } | undefined;
-  const giveUp = (why: DrError): void => {
-    log.error(why.message);
-    gaveUp = { why, released: holdings.release() };
-  };
+  const giving = new GivingUp(holdings);
   try {
     const directory = await privateDirectory(holdings, id);
     const dueAt = new Date(Date.now() + request.maxSeconds * 1000).toISOString();
@@ -82,7 +77,7 @@ export async function openSnapshots(owing: Owing, id: string, request: SnapshotR
       attachments.catch(() => undefined); // awaited below, when the guest runs on
     });
     const snapshots = await openAll(named, owing.session);
-    stopWatching = watchSnapshots(request, { maxSeconds: request.maxSeconds, running }, snapshots, giveUp);
+    giving.watch((giveUp) => watchSnapshots(request, { maxSeconds: request.maxSeconds, running }, snapshots, giveUp));
     const { nvram, tpm } = await attachments;
     cancelled();
 
@@ -96,13 +91,10 @@ export async function openSnapshots(owing: Owing, id: string, request: SnapshotR
     cancelled();
     return {
       facts: { ...instant, sources, ...(nvram === undefined ? {} : { nvram }), ...(tpm === undefined ? {} : { tpm }) },
-      capture: snapshotCapture(request, owing, holdings, exports, snapshots, () => { stopWatching(); return gaveUp; }),
+      capture: giving.capture(() => judge(request, exports, snapshots), (verdict) => keepBases(request, owing, snapshots, verdict)),
     };
   } catch (error) {
-    stopWatching();
-    await gaveUp?.released;
-    await holdings.release();
-    throw gaveUp?.why ?? error;
+    throw await giving.abandon() ?? error;
   }
 }
 
@@ -207,23 +199,11 @@ async function hintsFor(request: SnapshotRequest, snapshots: readonly OpenSnapsh
   return new Map(await Promise.all(disks.map(async ({ target, volume }) => [target, await hintFrom(request.server, target, volume, volumes, directory)] as const)));
 }
 
-function snapshotCapture(request: SnapshotRequest, owing: Owing, holdings: Holdings, exports: Exports, snapshots: readonly OpenSnapshot[],
-  stopWatching: () => { readonly why: DrError; readonly released: Promise<unknown> } | undefined): OpenCapture {
-  let verdict: Verdict | undefined;
-  return {
-    close: async () => {
-      const gaveUp = stopWatching();
-      await gaveUp?.released;
-      if (verdict === undefined) {
-        verdict = gaveUp === undefined ? await judge(request, exports, snapshots) : { verdict: 'void', reason: gaveUp.why.message, error: gaveUp.why.toJSON() };
-        for (const { target, volume } of kept(request, snapshots)) {
-          await (verdict.verdict === 'valid' ? keepAsBase(request.server, target, volume, owing.session) : forgetCapture(volume));
-        }
-      }
-      await holdings.release(); // what can't be let go of stays owed; the data was read all the same
-      return verdict;
-    },
-  };
+/** A base is kept of what counts, and forgotten otherwise; to be done before the snapshots are let go of. */
+async function keepBases(request: SnapshotRequest, owing: Owing, snapshots: readonly OpenSnapshot[], { verdict }: Verdict): Promise<void> {
+  for (const { target, volume } of kept(request, snapshots)) {
+    await (verdict === 'valid' ? keepAsBase(request.server, target, volume, owing.session) : forgetCapture(volume));
+  }
 }
 
 /** Only what LVM says after the last byte was read counts: a snapshot that ran full in between gives errors, or nothing at all. */
