@@ -158,10 +158,14 @@ act() {
 	said=$("$@" </dev/null 2>&1)
 }
 
-# Proves that VG/NAME has that UUID and is ours, else refuses. Status 1: there is nothing with that UUID in the group.
-# `ours` is then the selection that lvm2 is to act on, so that what was proven is what is changed.
-prove() { # VG NAME UUID
+# Sets `ours` to the selection by which lvm2 itself finds VG/NAME only if it has that UUID and is ours.
+select_ours() { # VG NAME UUID
 	ours="vg_name=\"$1\" && lv_name=\"$2\" && lv_uuid=\"$3\" && (tags=\"dr-engine\" || tags=\"dr-engine-snapshot\")"
+}
+
+# Proves that VG/NAME has that UUID and is ours, else refuses, saying why. Status 1: there is nothing with that UUID in the group.
+prove() { # VG NAME UUID
+	select_ours "$@"
 	found=$(lvs --all --noheadings --separator ' ' --options lv_uuid,lv_name,lv_tags --select "vg_name=\"$1\" && lv_uuid=\"$3\"" 2>&1) || failed "$found"
 	found=$(printf '%s\n' "$found" | sed -n "s/^ *$3 //p")
 	[ -n "$found" ] || return 1

@@ -81,21 +81,28 @@ export async function connect(route: Route, run: string, helloMs: number = HELLO
     const number = ++calls;
     if (options.onProgress !== undefined) watchers.set(number, options.onProgress);
     const token = new rpc.CancellationTokenSource();
-    const cancel = (): void => { if (!lost.signal.aborted && !closing) token.cancel(); }; // nobody is left to tell otherwise
-    options.signal?.addEventListener('abort', cancel, { once: true });
+    let cancel: (() => void) | undefined;
     let stop: (() => void) | undefined;
     try {
+      // A host whose disk hangs answers no cancellation, and production must not wait for it.
+      const impatient = new Promise<never>((_resolve, reject) => {
+        cancel = () => {
+          if (!lost.signal.aborted && !closing) token.cancel(); // nobody is left to tell otherwise
+          setTimeout(() => { reject(cancelled()); }, CANCEL_MS).unref();
+        };
+        options.signal?.addEventListener('abort', cancel, { once: true });
+      });
       const gone = new Promise<never>((_resolve, reject) => {
         stop = () => { reject(lost.signal.reason instanceof Error ? lost.signal.reason : new DrError('connection-lost', `the connection to ${route.host} was lost`)); };
         lost.signal.addEventListener('abort', stop, { once: true });
       });
-      return await Promise.race([connection.sendRequest<Result<M>>(method, { call: number, params }, token.token), gone, patience(options.signal)]);
+      return await Promise.race([connection.sendRequest<Result<M>>(method, { call: number, params }, token.token), gone, impatient]);
     } catch (error) {
       const answered = error instanceof rpc.ResponseError && isErrorData(error.data);
       throw asDrError(lost.signal.aborted && !answered ? lost.signal.reason : error, route.host, options.signal);
     } finally {
       if (stop !== undefined) lost.signal.removeEventListener('abort', stop);
-      options.signal?.removeEventListener('abort', cancel);
+      if (cancel !== undefined) options.signal?.removeEventListener('abort', cancel);
       token.dispose();
       watchers.delete(number);
     }
@@ -126,13 +133,6 @@ export async function connect(route: Route, run: string, helloMs: number = HELLO
     throw new DrError('unreachable', `${route.host} can't be reached: ${lastLine(said) ?? failure.message.replace(/\.$/, '')}. Nothing was touched.`,
       route.host === 'local' ? 'Look at the log of this host.' : `Try: ssh ${route.host} ${route.agentCommand.join(' ')} --version`);
   }
-}
-
-/** Rejects a while after the signal: a host whose disk hangs answers no cancellation, and production must not wait for it. Never resolves. */
-function patience(signal: AbortSignal | undefined): Promise<never> {
-  return new Promise((_resolve, reject) => {
-    signal?.addEventListener('abort', () => { setTimeout(() => { reject(cancelled()); }, CANCEL_MS).unref(); }, { once: true });
-  });
 }
 
 /**

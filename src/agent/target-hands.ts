@@ -34,12 +34,13 @@ export function targetHands(_session: unknown): Pick<Handlers, TargetMethod> {
     },
     'store.observe': async ({ store, servers }) => {
       const open = openStore(store);
+      const sighting = await sight(open);
       // Looking at what is there works also while a part of the store is missing; a run is told.
       const space = await open.store.space().catch((error: unknown) => {
         if (servers === 'all' && error instanceof DrError && error.code === 'store-unusable') return { sizeBytes: 0, freeBytes: 0 };
         throw error;
       });
-      return { servers: await examine(await sight(open), currentOf(store, open), await readActivated(), servers), space };
+      return { servers: await examine(sighting, currentOf(store, open), await readActivated(), servers), space };
     },
     'store.execute': async ({ store, server, steps }) => {
       const open = openStore(store);

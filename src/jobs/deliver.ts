@@ -3,7 +3,7 @@ import type { Agent } from '../agent/connect.js';
 import type { Capture, Params } from '../agent/protocol.js';
 import type { TargetConfig } from '../model/config.js';
 import { DrError } from '../model/errors.js';
-import type { DataSource } from '../model/host.js';
+import type { DataSource, Space } from '../model/host.js';
 import { newSetId, type SetId, type SetIntent } from '../model/image-set.js';
 import { imageName } from '../model/names.js';
 import type { ImageReport } from '../model/report.js';
@@ -37,7 +37,7 @@ export interface Delivery {
 export interface Delivered {
   /** Who holds the lock and the tickets: with its connection both are gone. */
   readonly agent: Agent;
-  readonly set: SetId;
+  readonly room: Room;
   readonly images: readonly ImageReport[];
   readonly proofs: Params<'store.prove'>['disks'];
 }
@@ -54,10 +54,16 @@ export interface DiskSource {
 interface SoFar {
   agent?: Agent;
   /** The set that the `incomplete` images are bound to, once they are. */
-  set?: SetId;
+  room?: Room;
   readonly arrived: Map<string, Arrived>;
   /** Bytes sent by tries that failed, by disk. */
   readonly inVain: Map<string, number>;
+}
+
+/** The `incomplete` images, bound to a new set, and the parts of the store that they are in. */
+interface Room {
+  readonly set: SetId;
+  readonly parts: Space['parts'];
 }
 
 interface Arrived {
@@ -81,19 +87,20 @@ async function trySending(delivery: Delivery, capture: Capture, sources: Readonl
   const agent = await holding(delivery);
   if (agent !== soFar.agent) soFar.arrived.clear(); // the tickets ended with the agent that made them: those disks are compared again
   soFar.agent = agent;
-  if (soFar.set === undefined) {
+  if (soFar.room === undefined) {
     step('deliver-before');
     emit({ kind: 'phase', server: server.server, target: target.name, phase: 'rotating' });
-    soFar.set = await makeRoom(delivery, agent, capture);
+    soFar.room = await makeRoom(delivery, agent, capture);
   }
+  const { room } = soFar;
   for (const disk of server.disks) {
     const from = sources[disk.target];
     if (from === undefined) throw new DrError('internal', `the capture of ${server.server} has no ${disk.target}`);
-    if (!soFar.arrived.has(disk.disk)) soFar.arrived.set(disk.disk, await sendDisk(delivery, agent, soFar.set, disk, from, soFar.inVain));
+    if (!soFar.arrived.has(disk.disk)) soFar.arrived.set(disk.disk, await sendDisk(delivery, agent, room.set, disk, from, soFar.inVain));
   }
   step('deliver-after');
   const arrived = [...soFar.arrived];
-  return { agent, set: soFar.set, images: arrived.map(([, { image }]) => image), proofs: Object.fromEntries(arrived.map(([disk, { proof }]) => [disk, proof])) };
+  return { agent, room, images: arrived.map(([, { image }]) => image), proofs: Object.fromEntries(arrived.map(([disk, { proof }]) => [disk, proof])) };
 }
 
 /**
@@ -107,13 +114,13 @@ async function holding({ hosts, server, target, patience, signal }: Delivery): P
 }
 
 /** Vacates slot 1 and binds the `incomplete` images to a new set. */
-async function makeRoom(delivery: Delivery, agent: Agent, capture: Capture): Promise<SetId> {
+async function makeRoom(delivery: Delivery, agent: Agent, capture: Capture): Promise<Room> {
   const { job } = delivery.context;
   const set = newSetId(new Date(capture.capturedAt), randomBytes(8).toString('hex'));
-  await rotate(delivery, agent, (seen, freeBytes) => planBegin(seen, {
+  const { parts } = await rotate(delivery, agent, (seen, freeBytes) => planBegin(seen, {
     intent: intentOf(delivery, capture, set, seen.generation + 1), copies: job.copies, overwriteOnlyCopy: job.overwriteOnlyCopy, freeBytes,
   }));
-  return set;
+  return { set, parts };
 }
 
 async function sendDisk(delivery: Delivery, agent: Agent, set: SetId, disk: LocatedServer['disks'][number], from: DiskSource, inVain: Map<string, number>): Promise<Arrived> {
@@ -145,18 +152,17 @@ export async function complete(delivery: Delivery, capture: Capture, delivered: 
   const { agent } = delivered;
   emit({ kind: 'phase', server: server.server, target: target.name, phase: 'proving' });
   await agent.call('store.prove', {
-    store: storeOf(target), set: delivered.set, disks: delivered.proofs, definition: server.seen.definitionFile ?? capture.xml,
+    store: storeOf(target), set: delivered.room.set, disks: delivered.proofs, definition: server.seen.definitionFile ?? capture.xml,
     ...(capture.nvram === undefined ? {} : { nvram: capture.nvram }), ...(capture.tpm === undefined ? {} : { tpm: capture.tpm }),
   }, { signal });
-  const { space: { parts } } = await agent.call('store.space', { store: storeOf(target) }, { signal });
-  await agent.call('definition.publish', { store: storeOf(target), server: server.server, xml: publishable({ server, target, parts }) }, { signal });
-  await rotate(delivery, agent, (seen) => planComplete(seen, delivered.set, job.copies));
+  await agent.call('definition.publish', { store: storeOf(target), server: server.server, xml: publishable({ server, target, parts: delivered.room.parts }) }, { signal });
+  await rotate(delivery, agent, (seen) => planComplete(seen, delivered.room.set, job.copies));
   emit({ kind: 'phase', server: server.server, target: target.name, phase: 'complete' });
   await agent.call('store.tidy', { store: storeOf(target), server: server.server }, { signal });
 }
 
-/** Looks, plans and executes: whatever a run that died here has left is part of what is seen. */
-async function rotate({ context, server, target, signal }: Delivery, agent: Agent, plan: (seen: ServerOnTarget, freeBytes: number) => RotationPlan): Promise<void> {
+/** Looks, plans and executes: whatever a run that died here has left is part of what is seen. Gives the room that was seen. */
+async function rotate({ context, server, target, signal }: Delivery, agent: Agent, plan: (seen: ServerOnTarget, freeBytes: number) => RotationPlan): Promise<Space> {
   const { servers: [seen], space } = await agent.call('store.observe', {
     store: storeOf(target), servers: [{ server: server.server, uuid: server.uuid, anvil: context.anvil.name, disks: server.disks.map(({ disk }) => disk), copies: context.job.copies }],
   }, { signal });
@@ -164,6 +170,7 @@ async function rotate({ context, server, target, signal }: Delivery, agent: Agen
   const next = plan(seen, freeFor(space, server.disks.map(({ bytes }) => bytes)));
   if (next.kind === 'refusal') throw new DrError(next.code, next.reason, next.remedy);
   await agent.call('store.execute', { store: storeOf(target), server: server.server, steps: [...next.steps] }, { signal });
+  return space;
 }
 
 function intentOf({ context, server }: Delivery, capture: Capture, set: SetId, generation: number): SetIntent {

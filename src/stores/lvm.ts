@@ -24,8 +24,21 @@ import { labelsOf, OURS, readLabels, relabel, type Relabeling } from './volume-t
  * remembered of the sets is not in the groups but in `volumesCatalog`, for all such stores of the host together.
  */
 
+/**
+ * For how long a change may rely on the last look, in milliseconds. The wrappers prove again that a volume is the one that is meant, so this only keeps what
+ * they can't see, another's tags, from being old.
+ */
+const RECENT_MS = 5_000;
+
 /** How long udev may take to give a new or newly active volume its link, in milliseconds. */
 const LINK_MS = 10_000;
+
+/** A volume of ours, and the look that it was found in. */
+interface Held {
+  readonly look: Look;
+  readonly volume: Volume;
+  readonly now: StoredImage;
+}
 
 export function volumesCatalog(): string {
   return stateDirectory('volumes');
@@ -33,6 +46,7 @@ export function volumesCatalog(): string {
 
 export class VolumeStore implements Store {
   private readonly places: readonly Place[];
+  private seen: { readonly look: Look; readonly at: number } | undefined;
 
   /** `ref` is `vg:a,b/pool`. Throws `config-invalid` for anything else. */
   constructor(readonly ref: string) {
@@ -40,7 +54,7 @@ export class VolumeStore implements Store {
   }
 
   async check(): Promise<void> {
-    const look = await this.look();
+    const look = await this.recent();
     this.insistWhole(look);
     const names = new Map<string, Volume>();
     for (const volume of look.volumes.filter(({ name }) => parseImageName(name) !== undefined)) {
@@ -56,7 +70,7 @@ export class VolumeStore implements Store {
   }
 
   async space(): Promise<Space> {
-    const look = await this.look();
+    const look = await this.recent();
     this.insistWhole(look);
     const parts = this.places.map((place) => look.partOf(place));
     return {
@@ -74,7 +88,7 @@ export class VolumeStore implements Store {
   }
 
   async allocate(name: string, bytes: number, identity: Identity): Promise<StoredImage> {
-    const look = await this.look();
+    const look = await this.recent();
     this.insistWhole(look);
     this.insistFree(look, name);
     const parts = this.places.map((place) => ({ ...look.partOf(place), place }));
@@ -83,10 +97,11 @@ export class VolumeStore implements Store {
     step('allocate-before');
     await this.createIn(best, name, bytes, identity);
     step('allocate-after');
-    const made = (await this.look()).named(name).find((volume) => readLabels(volume.tags).identity?.set === identity.set);
+    const after = await this.look();
+    const made = after.named(name).find((volume) => readLabels(volume.tags).identity?.set === identity.set);
     if (made === undefined) throw changed(name, 'it is gone');
     await linkOf(made);
-    return await this.again(made.uuid);
+    return await after.imageOf(made);
   }
 
   private async createIn(parts: readonly (Part & { readonly place: Place })[], name: string, bytes: number, identity: Identity): Promise<void> {
@@ -106,6 +121,7 @@ export class VolumeStore implements Store {
    * what it was, though its counters say that nobody wrote.
    */
   async resize(image: StoredImage, bytes: number): Promise<StoredImage> {
+    this.seen = undefined; // what is cut off is gone for good
     const { look, volume, now } = await this.held(image);
     this.insistOurs(now);
     const part = look.partHolding(volume);
@@ -114,67 +130,72 @@ export class VolumeStore implements Store {
     if (volume.pool === undefined && size - volume.bytes > part.freeBytes) throw full(`${spell(volume)} of ${String(bytes)} bytes`, [part]);
     if (size > MOST_BYTES) throw full(`${spell(volume)} of ${String(bytes)} bytes`, [part]);
     const origin = now.origin === 'fresh' || now.origin === 'stale' ? 'stale' : null;
+    this.seen = undefined;
     const [before, after]: readonly Relabeling[] = size > volume.bytes ? [{ origin }, { bytes }] : [{ origin, bytes }, {}];
     await tagVolume(volume, relabel(volume.tags, before ?? {}));
     await resizeVolume(volume, size);
     await tagVolume(volume, relabel(volume.tags, after ?? {}));
     step('resize-after');
-    return await this.again(volume.uuid);
+    const then = await this.look();
+    const resized = then.byKey(volume.uuid);
+    if (resized === undefined) throw changed(spell(volume), 'it is gone');
+    return await then.imageOf(resized);
   }
 
   async bind(image: StoredImage, identity: Identity): Promise<void> {
-    const { volume, now } = await this.held(image);
-    const before = this.insistOurs(now);
-    this.insistUnmodified(now);
-    if (before.set === identity.set && before.disk === identity.disk) return;
-    step('bind-before');
-    // An origin that is still there has outlived a run that wrote nothing: it is still what the image holds. One change says both.
-    await tagVolume(volume, relabel(volume.tags, { identity, origin: now.origin ?? before }));
-    step('bind-after');
+    await this.onHeld(image, async ({ volume, now }) => {
+      const before = this.insistOurs(now);
+      this.insistUnmodified(now);
+      if (before.set === identity.set && before.disk === identity.disk) return;
+      step('bind-before');
+      // An origin that is still there has outlived a run that wrote nothing: it is still what the image holds. One change says both.
+      await this.relabel(volume, { identity, origin: now.origin ?? before });
+      step('bind-after');
+    });
   }
 
   async adopt(image: StoredImage, identity: Identity): Promise<void> {
-    const { volume } = await this.held(image);
-    await tagVolume(volume, relabel(volume.tags, { identity, origin: null, bytes: image.bytes }));
+    await this.onHeld(image, ({ volume }) => this.relabel(volume, { identity, origin: null, bytes: image.bytes }));
   }
 
   async forgetOrigin(image: StoredImage): Promise<void> {
-    const { volume } = await this.held(image);
-    await tagVolume(volume, relabel(volume.tags, { origin: null }));
+    await this.onHeld(image, ({ volume }) => this.relabel(volume, { origin: null }));
   }
 
   async markModified(image: StoredImage, why: string | undefined): Promise<void> {
-    const { volume, now } = await this.held(image);
-    this.insistOurs(now);
-    await tagVolume(volume, relabel(volume.tags, { modified: why ?? null }));
+    await this.onHeld(image, async ({ volume, now }) => {
+      this.insistOurs(now);
+      await this.relabel(volume, { modified: why ?? null });
+    });
   }
 
   async settle(image: StoredImage): Promise<StoredImage> {
-    const { volume, now } = await this.held(image);
+    const { look, volume, now } = await this.held(image);
     this.insistOurs(now);
     await settleDevice(volume.path, now.bytes, volume.bytes);
-    return await this.again(volume.uuid);
+    return await look.imageOf(volume); // its counters are read now
   }
 
   async giveName(image: StoredImage, name: string): Promise<void> {
-    const { look, volume, now } = await this.held(image);
-    if (volume.name === name) return;
-    this.insistFree(look, name);
-    this.insistOurs(now);
-    step('name-before-give');
-    await renameVolume(volume, name);
-    step('name-after-give');
+    await this.onHeld(image, async ({ look, volume, now }) => {
+      if (volume.name === name) return;
+      this.insistFree(look, name);
+      this.insistOurs(now);
+      step('name-before-give');
+      await this.change(volume, { name }, () => renameVolume(volume, name));
+      step('name-after-give');
+    });
   }
 
   /** A volume that was given a name has lost the one before: there is never anything left to take. */
   async takeName(image: StoredImage, name: string): Promise<void> {
-    const [there] = (await this.look()).named(name);
+    const [there] = (await this.recent()).named(name);
     if (there === undefined) return;
     throw changed(spell(there), there.uuid === image.key ? 'it is the only name the image has' : 'another volume has this name now');
   }
 
   async remove(image: StoredImage, identity: Identity): Promise<void> {
-    const look = await this.look();
+    const look = await this.look(); // what is removed is gone for good
     const volume = look.byKey(image.key);
     if (volume === undefined) {
       const [other] = look.named(image.name);
@@ -186,6 +207,7 @@ export class VolumeStore implements Store {
     const bound = this.insistOurs(now);
     if (bound.set !== identity.set || bound.disk !== identity.disk) throw changed(spell(volume), `it belongs to the set ${bound.set} now`);
     this.insistUnmodified(now);
+    this.seen = undefined;
     await removeVolume(volume);
   }
 
@@ -198,7 +220,7 @@ export class VolumeStore implements Store {
   }
 
   async bound(): Promise<ReadonlySet<SetId>> {
-    const state = await lvmState();
+    const { state } = await this.recent();
     const others = (await rememberedStores()).flatMap(({ store }) => store.startsWith('vg:') ? parsePlaces(store) : []);
     for (const { vg } of [...this.places, ...others]) groupOf(state, vg, (why, hint) => this.unusable(why, hint));
     return boundSets(state.volumes.map(({ tags }) => readLabels(tags)));
@@ -209,7 +231,27 @@ export class VolumeStore implements Store {
     const stranger = this.places.find(({ vg }) => !state.allowed.includes(vg));
     if (stranger !== undefined) throw this.unusable(...notAllowed(stranger.vg));
     if (!this.places.some(({ vg }) => state.groups.some(({ name }) => name === vg))) throw this.unusable(...notThere(this.places.map(({ vg }) => vg).join(', ')));
-    return new Look(state, this.places, await bootId(), (why, hint) => this.unusable(why, hint));
+    const look = new Look(state, this.places, await bootId(), (why, hint) => this.unusable(why, hint));
+    this.seen = { look, at: performance.now() };
+    return look;
+  }
+
+  private async recent(): Promise<Look> {
+    const { seen } = this;
+    return seen !== undefined && performance.now() - seen.at < RECENT_MS ? seen.look : await this.look();
+  }
+
+  /** Changes a volume. What we changed ourselves need not be looked at again; a change that failed says that what was seen is old. */
+  private async change(volume: Volume, to: Partial<Pick<Volume, 'name' | 'tags'>>, work: () => Promise<void>): Promise<void> {
+    const { seen } = this;
+    this.seen = undefined;
+    await work();
+    if (seen !== undefined) this.seen = { ...seen, look: seen.look.with(volume.uuid, to) };
+  }
+
+  private async relabel(volume: Volume, relabeling: Relabeling): Promise<void> {
+    const { add, remove } = relabel(volume.tags, relabeling);
+    await this.change(volume, { tags: [...volume.tags.filter((tag) => !remove.includes(tag)), ...add] }, () => tagVolume(volume, { add, remove }));
   }
 
   /** Every group and pool is there, and whole. */
@@ -222,21 +264,35 @@ export class VolumeStore implements Store {
     if (there !== undefined) throw new DrError('exists', `${spell(there)} exists already and is something else. It was not touched.`, 'Look what it is; rename it (lvrename) if dr-engine should use the name.');
   }
 
-  /** The very volume that `image` means, whatever its name is now, activated and looked at again. */
-  private async held(image: StoredImage): Promise<{ readonly look: Look; readonly volume: Volume; readonly now: StoredImage }> {
-    const look = await this.look();
-    const volume = look.byKey(image.key);
-    if (volume === undefined) throw changed(image.name, 'it is gone');
-    if (!volume.tags.includes(OURS)) throw notOurs(volume);
-    if (!volume.active) await activate(volume);
+  /** The very volume that `image` means, whatever its name is now, and active. */
+  private async held(image: StoredImage): Promise<Held> {
+    const find = (look: Look): Volume => {
+      const volume = look.byKey(image.key);
+      if (volume === undefined) throw changed(image.name, 'it is gone');
+      if (!volume.tags.includes(OURS)) throw notOurs(volume);
+      return volume;
+    };
+    let look = await this.recent();
+    let volume = find(look);
+    if (!volume.active) {
+      await activate(volume);
+      look = await this.look(); // it has a device now
+      volume = find(look);
+    }
     return { look, volume, now: await look.imageOf(volume) };
   }
 
-  private async again(key: string): Promise<StoredImage> {
-    const look = await this.look();
-    const volume = look.byKey(key);
-    if (volume === undefined) throw changed(`the volume ${key}`, 'it is gone');
-    return await look.imageOf(volume);
+
+  /** Does something with the volume that `image` means. What was seen before may be why it was refused: then it is looked at anew. */
+  private async onHeld(image: StoredImage, act: (held: Held) => Promise<void>): Promise<void> {
+    const { seen } = this;
+    try {
+      await act(await this.held(image));
+    } catch (error) {
+      if (seen === undefined || !(error instanceof DrError)) throw error;
+      this.seen = undefined;
+      await act(await this.held(image));
+    }
   }
 
   private insistOurs(image: StoredImage): Identity {

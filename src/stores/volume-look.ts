@@ -25,8 +25,14 @@ const METADATA_HIGH = 80;
 export class Look {
   readonly volumes: readonly Volume[];
 
-  constructor(private readonly state: LvmState, private readonly places: readonly Place[], private readonly boot: string, private readonly unusable: Unusable) {
+  constructor(readonly state: LvmState, private readonly places: readonly Place[], private readonly boot: string, private readonly unusable: Unusable) {
     this.volumes = state.volumes.filter(({ vg, kind }) => kind !== 'other' && places.some((place) => place.vg === vg));
+  }
+
+  /** The same look after a change of our own. */
+  with(key: string, change: Partial<Pick<Volume, 'name' | 'tags'>>): Look {
+    const volumes = this.state.volumes.map((volume) => volume.uuid === key ? { ...volume, ...change } : volume);
+    return new Look({ ...this.state, volumes }, this.places, this.boot, this.unusable);
   }
 
   byKey(key: string): Volume | undefined {

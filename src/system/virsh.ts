@@ -1,5 +1,4 @@
 import { readFile, readdir } from 'node:fs/promises';
-import { parseStringPromise } from 'xml2js';
 import { DrError } from '../model/errors.js';
 import type { DomainState } from '../model/server.js';
 import { run } from './run.js';
@@ -261,6 +260,7 @@ export interface XmlElement {
 
 /** Parses XML that libvirt printed; the root element's content. */
 export async function parseXml(xml: string): Promise<XmlElement> {
+  const { parseStringPromise } = (await import('xml2js')).default; // an agent on a host without guests never needs it
   const parsed = await parseStringPromise(xml, { explicitArray: true, explicitRoot: false, explicitCharkey: true, emptyTag: () => ({}) }) as unknown;
   return (typeof parsed === 'object' && parsed !== null ? parsed : {}) as XmlElement;
 }

@@ -19,6 +19,9 @@ const MAX_UNDER_WAY = 64;
 /** Blocks that are read back or written at once in a range of zeros. */
 const ZERO_BATCH = 4;
 
+/** What is in the page cache is looked up for every page of the file, 10 s for a TiB however empty it is: for larger images the store's own probe must do. */
+const MEASURABLE_BYTES = 256 * 2 ** 30;
+
 /**
  * Brings an image's blocks to what was captured, and proves each by reading it back past the page cache. Work goes on in the background;
  * the first failure is reported once, at once.
@@ -93,7 +96,7 @@ export class ImageWriter {
     await this.settled();
     await this.#image.sync();
     if (!this.#image.direct || !this.#readBack) return 'cached';
-    if (!this.#measurable) return 'device';
+    if (!this.#measurable) return 'device'; // a device, or in a store where O_DIRECT was seen to go past the page cache
     // Some file systems accept O_DIRECT and go through the page cache all the same; that shows in what they leave there.
     const resident = await residentBytes(this.#openFile).catch(() => Number.NaN);
     const tail = this.#disk.bytes % SECTOR_BYTES === 0 ? 0 : 16 * SECTOR_BYTES; // the last sector's rest is written through the cache: at most one page
@@ -113,7 +116,7 @@ export class ImageWriter {
   }
 
   get #measurable(): boolean {
-    return this.#image.kind === 'file' && this.#image.direct && this.#readBack;
+    return this.#image.kind === 'file' && this.#image.direct && this.#readBack && this.#image.bytes <= MEASURABLE_BYTES;
   }
 
   #beforeWrite(): void {

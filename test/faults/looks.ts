@@ -68,7 +68,7 @@ ${PROVEN}`, 'sh', SERVER], { timeoutMs: 180_000 });
     return { images: [...stdout.matchAll(/^image (\S+) (\S+) ([0-9a-f]{128})$/gm)].map(([, name = '', set = '', sum = '']) => imageSeen(name, set, sum)), proven: provenIn(stdout) };
   },
   linked: async (target, links) => {
-    const { stdout } = await target.run('sh', ['-c', 'for l in "$@"; do p=$(readlink -f "$l") && [ -b "$p" ] && lvs --noheadings -o lv_tags "$p" | tr -s " ," "\\n\\n" | sed -n "s/^dr.set=//p"; done; true', 'sh', ...links], { timeoutMs: 60_000 });
+    const { stdout } = await target.run('sh', ['-c', 'for l in "$@"; do p=$(readlink -f "$l") && [ -b "$p" ] && lvs --noheadings -o lv_tags --select "lv_kernel_minor=${p#/dev/dm-}" | tr -s " ," "\\n\\n" | sed -n "s/^dr.set=//p"; done; true', 'sh', ...links], { timeoutMs: 60_000 });
     return setsIn(stdout);
   },
   makeStrangers: `lvcreate -qq -y -L 4M -n ${SERVER}_notes vg0; lvcreate -qq -y -L 4M -n Other_disk_1 vg1; for v in vg0/${SERVER}_notes vg1/Other_disk_1; do echo "$v is not of dr-engine" > /dev/$v; done`,

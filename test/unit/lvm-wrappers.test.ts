@@ -35,8 +35,11 @@ lvs) case "$*" in
 	*pool_lv*) case "$*" in *'"dr-b"'*) printf '  our-snap 1\\n  ours 2\\n' ;; esac ;;
 	*) while read -r vg uuid name tags; do case "$*" in *"\\"$vg\\""*"\\"$uuid\\""*) printf '  %s %s %s\\n' "$uuid" "$name" "$tags" ;; esac; done <"\${0%/*}/volumes" ;;
 	esac ;;
-lvremove) echo 'Logical volume "x" successfully removed.' ;;
-lvchange) echo 'Logical volume x changed.' ;;
+lvremove | lvchange) # what the selection finds
+	while read -r vg uuid name tags; do case ",$tags, $*" in
+		*,dr-engine,*"vg_name=\\"$vg\\" && lv_name=\\"$name\\" && lv_uuid=\\"$uuid\\" && "* | *,dr-engine-snapshot,*"vg_name=\\"$vg\\" && lv_name=\\"$name\\" && lv_uuid=\\"$uuid\\" && "*)
+			echo "Logical volume x changed, or: successfully removed." ;;
+		esac; done <"\${0%/*}/volumes" ;;
 lvm) echo '{"report": []}' ;;
 dmsetup) [ "$1" = message ] || echo '0 262144 thin-pool 5 114/1024 3/2048 - rw discard_passdown queue_if_no_space - 256' ;;
 esac
@@ -202,6 +205,8 @@ describe('the LVM wrappers', function () {
 const NAME = /^[A-Za-z0-9+_.][A-Za-z0-9+_.-]*$/;
 const TAG = /^dr\.[A-Za-z0-9_+.=/:-]+$/;
 const SIZE = /^[1-9]\d{0,16}b$/; // 16 digits, rounded up
+/** What lvm2 may be told to change: one volume, by group, name and UUID, and only if it carries our tag. */
+const SELECTION = /^vg_name="[A-Za-z0-9+_.-]+" && lv_name="[A-Za-z0-9+_.-]+" && lv_uuid="[A-Za-z0-9]{6}(-[A-Za-z0-9]{4}){5}-[A-Za-z0-9]{6}" && \(tags="dr-engine" \|\| tags="dr-engine-snapshot"\)( && lv_role!="thickorigin")?$/;
 
 /** Options that each program may be given, with what their values must look like; null: it has none. */
 const OPTIONS: Readonly<Record<string, Readonly<Record<string, RegExp | null>>>> = {
@@ -250,8 +255,9 @@ function harmless({ call, ran, status, stderr }: Outcome): void {
         break;
       case 'lvremove': case 'lvchange': {
         assert.deepEqual(named, [group]);
-        const volume = ours.find((each) => selection?.startsWith(`vg_name="${each.vg}" && lv_name="${each.name}" && lv_uuid="${each.uuid}" && (tags="dr-engine" || tags="dr-engine-snapshot")`));
-        assert(volume !== undefined && volume.vg === group, `selected ${String(selection)}`);
+        // lvm2 itself proves that it is ours: the whole selection is known, and nothing in it can be more than a name or a UUID.
+        assert.match(selection ?? '', SELECTION);
+        assert(selection?.startsWith(`vg_name="${group}" && `), `selected ${String(selection)} in ${group}`);
         break;
       }
       default: {
