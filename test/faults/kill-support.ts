@@ -30,12 +30,21 @@ export async function assertPromises(ground: Ground, remembered: Remembered, str
   return seen;
 }
 
-/** The next normal run ends as if nothing had happened. */
-export async function runUndisturbed(ground: Ground, form: JobForm, remembered: Remembered, seen?: StoreSeen): Promise<void> {
+/** The next normal run ends as if nothing had happened; gives what the store looks like then. */
+export async function runUndisturbed(ground: Ground, form: JobForm, remembered: Remembered, seen?: StoreSeen): Promise<StoreSeen> {
   const before = await remember(ground, remembered, seen);
   const { status, said } = await ground.run(form);
   assert.equal(status, 0, `the run after the kill failed: ${said}`);
-  await assertNewSet(ground, form, remembered, before, await lookAtStore(ground));
+  const now = await lookAtStore(ground);
+  await assertNewSet(ground, form, remembered, before, now);
+  return now;
+}
+
+/** A run in which somebody died has ended with `status`: one that went on to its end was as good as a normal one; else one follows. */
+export async function recovers(ground: Ground, form: JobForm, remembered: Remembered, status: number, before: StoreSeen, seen: StoreSeen): Promise<StoreSeen> {
+  if (status !== 0) return await runUndisturbed(ground, form, remembered, seen);
+  await assertNewSet(ground, form, remembered, await remember(ground, remembered, before), seen);
+  return seen;
 }
 
 /** Number 1 is a new set, and the others are what they were, in their order; `before` and after a run that has succeeded. */

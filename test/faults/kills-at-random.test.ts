@@ -5,12 +5,12 @@ import type { Started } from '../lab/host.js';
 import { processesOf, type ProcessRole } from '../lab/roles.js';
 import { skipBecause } from '../support/skip.js';
 import { Ground } from './ground.js';
-import { assertPromises, firstRuns, LIVE, printTable, runUndisturbed, type Row } from './kill-support.js';
-import { addStrangers, type Remembered } from './promises.js';
+import { assertPromises, firstRuns, LIVE, printTable, recovers, type Row } from './kill-support.js';
+import { addStrangers, lookAtStore, type Remembered, type StoreSeen } from './promises.js';
 
 /**
  * SIGKILL for the head, an agent, a data process, ssh and the storage daemon at random moments; more of them with `make soak`. The promises are
- * looked at after each; an undisturbed run follows every third, so that failed runs follow failed runs, too.
+ * looked at after each; after every third that run or the next one succeeds, so that failed runs follow failed runs, too.
  */
 
 const IN_A_ROW = 3;
@@ -23,6 +23,7 @@ describe('kills at random moments', function () {
   const random = generator(seed);
   let ground: Ground;
   let strangers: string;
+  let seen: StoreSeen;
   const remembered: Remembered = new Map();
   const table: Row[] = [];
 
@@ -33,6 +34,7 @@ describe('kills at random moments', function () {
     ground = await Ground.up('kill-random', 'linux', { small: true });
     await firstRuns(ground, remembered);
     strangers = await addStrangers(ground);
+    seen = await lookAtStore(ground);
   });
   after(async () => {
     printTable(table);
@@ -48,8 +50,9 @@ describe('kills at random moments', function () {
       const hit = await killAfter(ground, run, role, wait, pick);
       const ended = await run.exit;
       table.push({ step: `${String(wait)} ms`, victim: role, host: hit ?? 'run was over', ended: String(ended) });
-      const seen = await assertPromises(ground, remembered, strangers);
-      if (moment % IN_A_ROW === 0 || moment === moments) await runUndisturbed(ground, LIVE, remembered, seen);
+      const before = seen;
+      seen = await assertPromises(ground, remembered, strangers);
+      if (moment % IN_A_ROW === 0 || moment === moments) seen = await recovers(ground, LIVE, remembered, ended, before, seen);
     });
   }
 

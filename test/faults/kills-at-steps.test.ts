@@ -7,15 +7,15 @@ import { roleOf } from '../lab/roles.js';
 import { standing, stopAt, stopNowhere } from '../lab/steps.js';
 import { skipBecause } from '../support/skip.js';
 import { Ground, SERVER, type JobForm } from './ground.js';
-import { assertPromises, firstRuns, LIVE, printTable, runUndisturbed, type Row } from './kill-support.js';
-import { addStrangers, remember, sumOfStrangers, type Remembered } from './promises.js';
+import { assertPromises, firstRuns, LIVE, printTable, recovers, runUndisturbed, type Row } from './kill-support.js';
+import { addStrangers, lookAtStore, remember, sumOfStrangers, type Remembered, type StoreSeen } from './promises.js';
 
 /** Those of captures by LVM snapshots, and of snapshots that are kept, are come to where there is device-mapper: test/lvm. */
 const STEPS = ALL_STEPS.filter((step) => !/^(suspend|snapshot|base)-/.test(step));
 
 /**
- * SIGKILL for whoever comes to a named step, once at each. After it the promises are looked at from the outside, and an undisturbed run must succeed: at once
- * where the state of a target's store matters, else after several deaths in a row.
+ * SIGKILL for whoever comes to a named step, once at each. After it the promises are looked at from the outside, and a run must succeed, that one (it tries
+ * again by itself) or an undisturbed one: at once where the state of a target's store matters, else after several deaths in a row.
  */
 
 /** Steps that a plain run does not come to, and what makes it. */
@@ -65,6 +65,8 @@ describe('kills at every named step', function () {
   this.timeout(180_000);
   let ground: Ground;
   let strangers: string;
+  /** What the store looked like when nothing of ours ran last. */
+  let seen: StoreSeen;
   const remembered: Remembered = new Map();
   const table: Row[] = [];
 
@@ -74,6 +76,7 @@ describe('kills at every named step', function () {
     ground = await Ground.up('kill-steps', 'linux', { small: false });
     await firstRuns(ground, remembered);
     strangers = await addStrangers(ground);
+    seen = await lookAtStore(ground);
   });
   after(async () => {
     printTable(table);
@@ -83,7 +86,7 @@ describe('kills at every named step', function () {
   for (const step of STEPS) {
     it(`survives a kill at ${step}`, async () => {
       const { form = LIVE, before: prepare } = PREPARED[step] ?? {};
-      await tidyBefore(ground, step, remembered);
+      seen = await tidyBefore(ground, step, remembered, seen);
       if (prepare !== undefined) await prepare(ground);
       for (const host of ground.hosts) await stopAt(host, step);
       const run = await ground.start(form);
@@ -94,8 +97,9 @@ describe('kills at every named step', function () {
       for (const host of ground.hosts) await stopNowhere(host);
       const ended = await run.exit;
       table.push({ step, victim: victim === undefined ? 'gone' : roleOf(victim.argv), host: at.host.name, ended: String(ended) });
-      const seen = await assertPromises(ground, remembered, prepare === removeDefinition ? undefined : strangers);
-      if (followed.has(step)) await runUndisturbed(ground, form, remembered, seen);
+      const before = seen;
+      seen = await assertPromises(ground, remembered, prepare === removeDefinition ? undefined : strangers);
+      if (followed.has(step)) seen = await recovers(ground, form, remembered, ended, before, seen);
       strangers = await sumOfStrangers(ground);
     });
   }
@@ -106,12 +110,12 @@ describe('kills at every named step', function () {
 });
 
 /** Has the guest up, and the number of copies at what the step's job starts from. */
-async function tidyBefore(ground: Ground, step: StepName, remembered: Remembered): Promise<void> {
+async function tidyBefore(ground: Ground, step: StepName, remembered: Remembered, seen: StoreSeen): Promise<StoreSeen> {
   await ground.guest.beats(1, 90_000); // a guest that still boots does not hear the power button
   const { form = LIVE } = PREPARED[step] ?? {};
-  if (form !== MORE && form !== FEWER) return;
-  const there = (await remember(ground, remembered)).length;
-  if (form === MORE ? there > LIVE.copies : there < LIVE.copies) await runUndisturbed(ground, LIVE, remembered);
+  if (form !== MORE && form !== FEWER) return seen;
+  const there = (await remember(ground, remembered, seen)).length;
+  return (form === MORE ? there > LIVE.copies : there < LIVE.copies) ? await runUndisturbed(ground, LIVE, remembered, seen) : seen;
 }
 
 /** Who stands at a step first, on whichever host; undefined if the run ends before. */

@@ -9,7 +9,7 @@ import { STORE, TARGET } from './ground.js';
 import { assertImages, assertProduction, remember, type Remembered } from './promises.js';
 import { COLD, ended, LIVE, Stage, type StageJob } from './stage.js';
 
-/** What was interrupted goes on where it was: within the run when what failed comes back, else in the next one. */
+/** What was interrupted goes on where it was: within the run when what failed comes back, else in the next one. Further ways to be interrupted with `make soak`. */
 
 const LAB = 'resume';
 const MIB = 2 ** 20;
@@ -24,6 +24,8 @@ const IN_FLIGHT = 32;
 const SMALL = 3;
 /** What an image may lack beside what has changed, when it is a new one. */
 const OTHER = 9;
+
+const inSoak = (title: string, test: () => Promise<void>): void => { if (process.env['DR_SOAK'] !== undefined) it(title, test); };
 
 const slowly = (form: StageJob): StageJob => ({ ...form, target: { ...form.target, bandwidth_limit: '10MiB/s' } });
 
@@ -60,19 +62,19 @@ describe('what was interrupted', function () {
       await succeeds(run);
     });
 
-    it('after the sender was killed', async () => {
+    inSoak('after the sender was killed', async () => {
       const run = await halfway(LIVE);
       assert.equal(await killRole(stage.node, 'data'), 1);
       await succeeds(run);
     });
 
-    it('after the target\'s agent was killed', async () => {
+    inSoak('after the target\'s agent was killed', async () => {
       const run = await halfway(LIVE);
       assert.equal(await killRole(stage.target, 'agent'), 1);
       await succeeds(run);
     });
 
-    it('after the target lost its power and booted', async () => {
+    inSoak('after the target lost its power and booted', async () => {
       const run = await halfway(LIVE);
       await stage.target.powerCut();
       await pause(5_000);
@@ -110,7 +112,7 @@ describe('what was interrupted', function () {
       await sendsTheRest(LIVE);
     });
 
-    it('after the cable was out for longer than the run waits', async () => {
+    inSoak('after the cable was out for longer than the run waits', async () => {
       const run = await halfway(COLD);
       await stage.lab.cut(TARGET);
       const { status, server, said } = await ended(run);
@@ -122,7 +124,7 @@ describe('what was interrupted', function () {
       await sendsTheRest(COLD);
     });
 
-    it('after the target lost its power and the head was killed', async () => {
+    inSoak('after the target lost its power and the head was killed', async () => {
       const run = await halfway(LIVE);
       await stage.target.powerCut();
       await killRole(stage.head, 'head');

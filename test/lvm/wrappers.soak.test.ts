@@ -1,5 +1,4 @@
 import assert from 'node:assert/strict';
-import { createHash } from 'node:crypto';
 import { chmod, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { start, run, type RunResult } from '../../src/system/run.js';
@@ -25,10 +24,10 @@ describe('the LVM wrappers on real LVM', function () {
   };
   /** All that is to be known of volumes and groups which are not ours, and what is in them. */
   const fingerprint = async (): Promise<string> => {
-    const volumes = await run('lvs', ['--all', '--noheadings', '--units', 'b', '--options', 'vg_name,lv_name,lv_uuid,lv_size,lv_tags,lv_permissions,lv_active,seg_pe_ranges', '--select', 'vg_name=foreign || lv_name=theirs || lv_name=pool']);
+    const volumes = await run('lvs', ['--all', '--noheadings', '--separator', ' ', '--units', 'b', '--options', 'vg_name,lv_name,lv_uuid,lv_size,lv_tags,lv_permissions,lv_active,seg_pe_ranges', '--select', 'vg_name=foreign || (vg_name=dr_a && lv_name=theirs) || lv_name=pool']);
     const groups = await run('vgs', ['--noheadings', '--options', 'vg_name,vg_uuid,vg_tags,vg_attr,pv_count,vg_extent_count']);
     const content = await run('sha256sum', ['/dev/dr_a/theirs', '/dev/foreign/theirs', '/dev/foreign/ours']);
-    return createHash('sha256').update(volumes.stdout).update(groups.stdout).update(content.stdout).digest('hex');
+    return volumes.stdout + groups.stdout + content.stdout;
   };
 
   before(async function () {
@@ -160,10 +159,8 @@ describe('the LVM wrappers on real LVM', function () {
   });
 
   it('take names up to the length that device-mapper has room for', async () => {
-    const longest = `${'x'.repeat(58)}-${'x'.repeat(121 - 'dr--b-'.length - 60)}`;
+    const longest = `${'x'.repeat(58)}-${'x'.repeat(127 - 'dr--b-'.length - 60)}`;
     await createVolume({ vg: 'dr-b', name: longest, bytes: MIB, tags: [] });
-    await snapshotVolume({ vg: 'dr-b', origin: longest, name: 'of-longest', bytes: MIB, tags: [] });
-    await removeVolume(await find('dr-b', 'of-longest'));
     await removeVolume(await find('dr-b', longest));
     await createVolume({ vg: 'dr-b', pool: 'pool', name: longest, bytes: MIB, tags: [] });
     await removeVolume(await find('dr-b', longest));
