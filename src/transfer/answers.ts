@@ -19,17 +19,17 @@ export class Answers {
     this.#failed = failed;
   }
 
-  /** Says that a block is the same, or zero. */
-  async run(kind: 'same' | 'zero', index: number): Promise<void> {
+  /** Says that a block is the same, or zero. Nothing to wait for mostly, which counts where there are millions of blocks. */
+  run(kind: 'same' | 'zero', index: number): Promise<void> | undefined {
     if (kind === 'same') this.#same += 1;
     else this.#zero += 1;
-    if (this.#run?.kind === kind) {
-      this.#run.count += 1;
-    } else {
-      await this.flush();
-      this.#run = { kind, first: index, count: 1 };
+    const run = this.#run;
+    if (run?.kind === kind && run.count < RUN_MAX) {
+      run.count += 1;
+      return undefined;
     }
-    if (this.#run.count >= RUN_MAX) await this.flush();
+    this.#run = { kind, first: index, count: 1 };
+    return run === undefined ? undefined : this.#tell(run);
   }
 
   /** Sends a block. Resolves before it is out; `out` is called when its memory can be used again. */
@@ -43,7 +43,11 @@ export class Answers {
   async flush(): Promise<void> {
     const run = this.#run;
     this.#run = undefined;
-    if (run !== undefined) await this.#wire.send(runFrame(run.kind, run));
+    if (run !== undefined) await this.#tell(run);
+  }
+
+  #tell(run: { readonly kind: 'same' | 'zero'; readonly first: number; readonly count: number }): Promise<void> {
+    return this.#wire.send(runFrame(run.kind, run));
   }
 
   async end(total: Uint8Array): Promise<void> {

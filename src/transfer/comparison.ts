@@ -39,7 +39,7 @@ export class Comparison {
     this.#wake?.();
   }
 
-  /** Whether what is held at `index` is known now, so that `holds` need not wait. */
+  /** Whether what is held at `index` is known now. */
   knows(index: number): boolean {
     return this.#expected === false || index < this.#until;
   }
@@ -60,9 +60,9 @@ export class Comparison {
     return this.#expected !== false && this.#window.compare(digest, 0, DIGEST_BYTES, at, at + DIGEST_BYTES) === 0;
   }
 
-  /** The same, once it is known. Blocks must be asked for in order, each once. */
-  async holds(index: number, digest: Buffer): Promise<boolean> {
-    await this.known(index);
+  /** The same, of a block that is answered with this: in order, each once. Throws why nothing more will be known, if that is so. */
+  holds(index: number, digest: Buffer): boolean {
+    if (this.#failure !== undefined) throw this.#failure;
     this.#from = index + 1;
     return this.matches(index, digest);
   }

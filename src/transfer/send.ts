@@ -147,21 +147,19 @@ class Transmission {
     const answered = (blocks: number): void => {
       if (onTheWay === 0) told(blocks); // otherwise earlier blocks are still on their way out
     };
-    const digested = async (digest: Buffer): Promise<void> => {
+    // What seldom has to be waited for gives a promise only then: a disk may have millions of blocks that nobody needs to read.
+    const digested = (digest: Buffer): Promise<void> | undefined => {
       hash.add(digest);
-      await this.#keeper?.add(digest);
+      return this.#keeper?.add(digest);
+    };
+    const settled = async (index: number): Promise<void> => {
+      await answers.flush(); // the receiver may be waiting for what we have not said yet
+      await this.#comparison.known(index);
     };
     const held: Held = {
       knows: (index) => this.#comparison.knows(index),
       matches: (index, digest) => this.#comparison.matches(index, digest),
-      known: async (index) => {
-        await answers.flush(); // as below
-        await this.#comparison.known(index);
-      },
-    };
-    const holds = async (index: number, digest: Buffer): Promise<boolean> => {
-      if (!this.#comparison.knows(index)) await answers.flush(); // the receiver may be waiting for what we have not said yet
-      return this.#comparison.holds(index, digest);
+      known: settled,
     };
 
     for (;;) {
@@ -171,15 +169,19 @@ class Transmission {
       if (piece.kind === 'known') {
         for (let index = piece.first; index < piece.first + piece.count; index++) {
           const digest = piece.digest(index);
-          await digested(digest);
-          await answers.run(await holds(index, digest) ? 'same' : 'zero', index);
-          answered(index + 1);
+          const kept = digested(digest);
+          if (kept !== undefined) await kept;
+          if (!this.#comparison.knows(index)) await settled(index);
+          const told = answers.run(this.#comparison.holds(index, digest) ? 'same' : 'zero', index);
+          if (told !== undefined) await told;
         }
+        answered(piece.first + piece.count);
         continue;
       }
       const { index, digest, slot } = piece;
       await digested(digest);
-      if (await holds(index, digest)) {
+      if (!this.#comparison.knows(index)) await settled(index);
+      if (this.#comparison.holds(index, digest)) {
         this.#pool.release(slot);
         await answers.run('same', index);
       } else if (digest.equals(zeroDigest(index))) {

@@ -51,7 +51,7 @@ export class Ground {
     const target = lab.vm(TARGET);
     await target.run('sh', ['-ec', 'vgcreate -q -y vg0 "$1"; vgcreate -q -y vg1 "$2"; mkdir -p /etc/dr; printf "vg0\\nvg1\\n" > /etc/dr/vgs', 'sh', target.disk(0), target.disk(1)], { timeoutMs: 60_000 });
     for (const host of [...lab.hosts, target]) await watchSteps(host);
-    const guest = await lab.addGuest(NODE, { name: SERVER, kind: 'sector', disks: [{}, { sizeMiB: 16 }] });
+    const guest = await lab.addGuest(NODE, { name: SERVER, kind: 'sector', disks: [{ sizeMiB: 4 }, { sizeMiB: 4 }] }); // whole extents
     await guest.beats(1);
     return new Ground(lab, guest, [NODE], VOLUMES);
   }

@@ -19,12 +19,12 @@ export async function firstRuns(ground: Ground, remembered: Remembered): Promise
 }
 
 /** What the store looks like while nothing of ours runs is given back, for the questions that come next. */
-export async function assertPromises(ground: Ground, remembered: Remembered, strangers: string | undefined): Promise<StoreSeen> {
+export async function assertPromises(ground: Ground, remembered: Remembered, strangers: string | undefined, { byHand = strangers !== undefined }: { readonly byHand?: boolean } = {}): Promise<StoreSeen> {
   await assertProduction(ground);
   const seen = await lookAtStore(ground);
   await assertImages(ground, remembered, 1 + (remembered.size > 2 ? 1 : 0), seen);
   await remember(ground, remembered, seen); // what a run completed before its death must never change either
-  await assertCurrent(ground, { byHand: strangers !== undefined }); // without: the definition has been removed on purpose
+  await assertCurrent(ground, { byHand }); // without strangers the definition has been removed on purpose
   await assertNoTwin(ground);
   if (strangers !== undefined) assert.equal(await sumOfStrangers(ground), strangers, 'P4, P5: something that is not ours has changed');
   return seen;

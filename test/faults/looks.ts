@@ -59,13 +59,13 @@ export const VOLUMES: StoreLook = {
   look: async (target) => {
     const { stdout } = await target.run('sh', ['-c', `
 CATALOG=/var/lib/dr-engine/volumes
-lvs --noheadings --units b --nosuffix --separator ' ' -o lv_name,vg_name,lv_tags vg0 vg1 | while read -r name group tags; do
-  case $name in "$1"_*_incomplete) continue ;; "$1"_*_[0-9]*) ;; *) continue ;; esac
-  tags=$(echo "$tags" | tr , '\\n'); set=$(echo "$tags" | sed -n 's/^dr.set=//p'); bytes=$(echo "$tags" | sed -n 's/^dr.bytes=//p')
-  echo "image $name \${set:-none} $(dd if="/dev/$group/$name" bs=1M iflag=direct,count_bytes count="\${bytes:-4096}" status=none | b2sum | cut -d' ' -f1)"
-done
+lvs --noheadings --options lv_path,lv_tags vg0 vg1
+b2sum /dev/vg0/"$1"_*_[0-9] /dev/vg1/"$1"_*_[0-9] 2>/dev/null
 ${PROVEN}`, 'sh', SERVER], { timeoutMs: 180_000 });
-    return { images: [...stdout.matchAll(/^image (\S+) (\S+) ([0-9a-f]{128})$/gm)].map(([, name = '', set = '', sum = '']) => imageSeen(name, set, sum)), proven: provenIn(stdout) };
+    const bound = new Map([...stdout.matchAll(/^ *(\/dev\/\S+) .*\bdr\.set=([^,\s]*)/gm)].map(([, path = '', set = '']) => [path, set]));
+    // The images of this ground fill their volumes.
+    const sums = [...stdout.matchAll(/^([0-9a-f]{128}) {2}(\S+)$/gm)];
+    return { images: sums.map(([, sum = '', path = '']) => imageSeen(path.split('/').at(-1) ?? '', bound.get(path) ?? 'none', sum)), proven: provenIn(stdout) };
   },
   linked: async (target, links) => {
     const { stdout } = await target.run('sh', ['-c', 'for l in "$@"; do p=$(readlink -f "$l") && [ -b "$p" ] && lvs --noheadings -o lv_tags --select "lv_kernel_minor=${p#/dev/dm-}" | tr -s " ," "\\n\\n" | sed -n "s/^dr.set=//p"; done; true', 'sh', ...links], { timeoutMs: 60_000 });
