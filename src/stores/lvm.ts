@@ -7,8 +7,7 @@ import { parseImageName } from '../model/names.js';
 import { volumeProblem } from '../model/volume-names.js';
 import { makeDirectory } from '../system/durable.js';
 import { log } from '../system/log.js';
-import { activateVolume, createVolume, lvmState, removeVolume, renameVolume, resizeVolume, tagVolume, type Volume } from '../system/lvm.js';
-import { bootId } from '../system/processes.js';
+import { activateVolume, createVolume, removeVolume, renameVolume, resizeVolume, tagVolume, type Volume } from '../system/lvm.js';
 import { stateDirectory } from '../system/state.js';
 import { step } from '../system/steps.js';
 import { IN_MEMORY } from './probe.js';
@@ -16,19 +15,13 @@ import { rememberedStores } from './remembered.js';
 import { settleDevice } from './slack.js';
 import type { Identity, Store } from './store.js';
 import { choose, parsePlaces, volumeBytes, type Place } from './volume-choice.js';
-import { gib, groupOf, Look, notAllowed, notThere, spell, type Part } from './volume-look.js';
+import { gib, groupOf, Looks, spell, type Look, type Part } from './volume-look.js';
 import { labelsOf, OURS, readLabels, relabel, type Relabeling } from './volume-tags.js';
 
 /**
  * A store that is one or more volume groups: an image is a logical volume of that name, bound by its tags (volume-tags.ts) and known by its UUID. What is
  * remembered of the sets is not in the groups but in `volumesCatalog`, for all such stores of the host together.
  */
-
-/**
- * For how long a change may rely on the last look, in milliseconds. The wrappers prove again that a volume is the one that is meant, so this only keeps what
- * they can't see, another's tags, from being old.
- */
-const RECENT_MS = 5_000;
 
 /** How long udev may take to give a new or newly active volume its link, in milliseconds. */
 const LINK_MS = 10_000;
@@ -46,15 +39,16 @@ export function volumesCatalog(): string {
 
 export class VolumeStore implements Store {
   private readonly places: readonly Place[];
-  private seen: { readonly look: Look; readonly at: number } | undefined;
+  private readonly looks: Looks;
 
   /** `ref` is `vg:a,b/pool`. Throws `config-invalid` for anything else. */
   constructor(readonly ref: string) {
     this.places = parsePlaces(ref);
+    this.looks = new Looks(this.places, (why, hint) => this.unusable(why, hint));
   }
 
   async check(): Promise<void> {
-    const look = await this.recent();
+    const look = await this.looks.recent();
     this.insistWhole(look);
     const names = new Map<string, Volume>();
     for (const volume of look.volumes.filter(({ name }) => parseImageName(name) !== undefined)) {
@@ -70,7 +64,7 @@ export class VolumeStore implements Store {
   }
 
   async space(): Promise<Space> {
-    const look = await this.recent();
+    const look = await this.looks.recent();
     this.insistWhole(look);
     const parts = this.places.map((place) => look.partOf(place));
     return {
@@ -83,12 +77,12 @@ export class VolumeStore implements Store {
 
   /** Volumes that are partly on a missing disk are left out: they can't be read, let alone booted. */
   async list(): Promise<StoredImage[]> {
-    const look = await this.look();
+    const look = await this.looks.look();
     return look.images();
   }
 
   async allocate(name: string, bytes: number, identity: Identity): Promise<StoredImage> {
-    const look = await this.recent();
+    const look = await this.looks.recent();
     this.insistWhole(look);
     this.insistFree(look, name);
     const parts = this.places.map((place) => ({ ...look.partOf(place), place }));
@@ -97,7 +91,7 @@ export class VolumeStore implements Store {
     step('allocate-before');
     await this.createIn(best, name, bytes, identity);
     step('allocate-after');
-    const after = await this.look();
+    const after = await this.looks.look();
     const made = after.named(name).find((volume) => readLabels(volume.tags).identity?.set === identity.set);
     if (made === undefined) throw changed(name, 'it is gone');
     await linkOf(made);
@@ -121,7 +115,7 @@ export class VolumeStore implements Store {
    * what it was, though its counters say that nobody wrote.
    */
   async resize(image: StoredImage, bytes: number): Promise<StoredImage> {
-    this.seen = undefined; // what is cut off is gone for good
+    this.looks.forget(); // what is cut off is gone for good
     const { look, volume, now } = await this.held(image);
     this.insistOurs(now);
     const part = look.partHolding(volume);
@@ -130,13 +124,13 @@ export class VolumeStore implements Store {
     if (volume.pool === undefined && size - volume.bytes > part.freeBytes) throw full(`${spell(volume)} of ${String(bytes)} bytes`, [part]);
     if (size > MOST_BYTES) throw full(`${spell(volume)} of ${String(bytes)} bytes`, [part]);
     const origin = now.origin === 'fresh' || now.origin === 'stale' ? 'stale' : null;
-    this.seen = undefined;
+    this.looks.forget();
     const [before, after]: readonly Relabeling[] = size > volume.bytes ? [{ origin }, { bytes }] : [{ origin, bytes }, {}];
     await tagVolume(volume, relabel(volume.tags, before ?? {}));
     await resizeVolume(volume, size);
     await tagVolume(volume, relabel(volume.tags, after ?? {}));
     step('resize-after');
-    const then = await this.look();
+    const then = await this.looks.look();
     const resized = then.byKey(volume.uuid);
     if (resized === undefined) throw changed(spell(volume), 'it is gone');
     return await then.imageOf(resized);
@@ -182,20 +176,20 @@ export class VolumeStore implements Store {
       this.insistFree(look, name);
       this.insistOurs(now);
       step('name-before-give');
-      await this.change(volume, { name }, () => renameVolume(volume, name));
+      await this.looks.change(volume, { name }, () => renameVolume(volume, name));
       step('name-after-give');
     });
   }
 
   /** A volume that was given a name has lost the one before: there is never anything left to take. */
   async takeName(image: StoredImage, name: string): Promise<void> {
-    const [there] = (await this.recent()).named(name);
+    const [there] = (await this.looks.recent()).named(name);
     if (there === undefined) return;
     throw changed(spell(there), there.uuid === image.key ? 'it is the only name the image has' : 'another volume has this name now');
   }
 
   async remove(image: StoredImage, identity: Identity): Promise<void> {
-    const look = await this.look(); // what is removed is gone for good
+    const look = await this.looks.look(); // what is removed is gone for good
     const volume = look.byKey(image.key);
     if (volume === undefined) {
       const [other] = look.named(image.name);
@@ -207,51 +201,28 @@ export class VolumeStore implements Store {
     const bound = this.insistOurs(now);
     if (bound.set !== identity.set || bound.disk !== identity.disk) throw changed(spell(volume), `it belongs to the set ${bound.set} now`);
     this.insistUnmodified(now);
-    this.seen = undefined;
+    this.looks.forget();
     await removeVolume(volume);
   }
 
   /** Volumes that can't be made accessible now are told of, and keep no other waiting. */
   async tidy(): Promise<void> {
-    const look = await this.look();
+    const look = await this.looks.look();
     for (const volume of look.volumes.filter(({ active, tags, partial }) => !active && !partial && readLabels(tags).identity !== undefined)) {
       await activate(volume).catch((error: unknown) => { log.warn('a volume could not be activated', { volume: spell(volume), why: DrError.from(error).message }); });
     }
   }
 
   async bound(): Promise<ReadonlySet<SetId>> {
-    const { state } = await this.recent();
+    const { state } = await this.looks.recent();
     const others = (await rememberedStores()).flatMap(({ store }) => store.startsWith('vg:') ? parsePlaces(store) : []);
     for (const { vg } of [...this.places, ...others]) groupOf(state, vg, (why, hint) => this.unusable(why, hint));
     return boundSets(state.volumes.map(({ tags }) => readLabels(tags)));
   }
 
-  private async look(): Promise<Look> {
-    const state = await lvmState();
-    const stranger = this.places.find(({ vg }) => !state.allowed.includes(vg));
-    if (stranger !== undefined) throw this.unusable(...notAllowed(stranger.vg));
-    if (!this.places.some(({ vg }) => state.groups.some(({ name }) => name === vg))) throw this.unusable(...notThere(this.places.map(({ vg }) => vg).join(', ')));
-    const look = new Look(state, this.places, await bootId(), (why, hint) => this.unusable(why, hint));
-    this.seen = { look, at: performance.now() };
-    return look;
-  }
-
-  private async recent(): Promise<Look> {
-    const { seen } = this;
-    return seen !== undefined && performance.now() - seen.at < RECENT_MS ? seen.look : await this.look();
-  }
-
-  /** Changes a volume. What we changed ourselves need not be looked at again; a change that failed says that what was seen is old. */
-  private async change(volume: Volume, to: Partial<Pick<Volume, 'name' | 'tags'>>, work: () => Promise<void>): Promise<void> {
-    const { seen } = this;
-    this.seen = undefined;
-    await work();
-    if (seen !== undefined) this.seen = { ...seen, look: seen.look.with(volume.uuid, to) };
-  }
-
   private async relabel(volume: Volume, relabeling: Relabeling): Promise<void> {
     const { add, remove } = relabel(volume.tags, relabeling);
-    await this.change(volume, { tags: [...volume.tags.filter((tag) => !remove.includes(tag)), ...add] }, () => tagVolume(volume, { add, remove }));
+    await this.looks.change(volume, { tags: [...volume.tags.filter((tag) => !remove.includes(tag)), ...add] }, () => tagVolume(volume, { add, remove }));
   }
 
   /** Every group and pool is there, and whole. */
@@ -272,11 +243,11 @@ export class VolumeStore implements Store {
       if (!volume.tags.includes(OURS)) throw notOurs(volume);
       return volume;
     };
-    let look = await this.recent();
+    let look = await this.looks.recent();
     let volume = find(look);
     if (!volume.active) {
       await activate(volume);
-      look = await this.look(); // it has a device now
+      look = await this.looks.look(); // it has a device now
       volume = find(look);
     }
     return { look, volume, now: await look.imageOf(volume) };
@@ -285,12 +256,12 @@ export class VolumeStore implements Store {
 
   /** Does something with the volume that `image` means. What was seen before may be why it was refused: then it is looked at anew. */
   private async onHeld(image: StoredImage, act: (held: Held) => Promise<void>): Promise<void> {
-    const { seen } = this;
+    const relied = this.looks.relied;
     try {
       await act(await this.held(image));
     } catch (error) {
-      if (seen === undefined || !(error instanceof DrError)) throw error;
-      this.seen = undefined;
+      if (!relied || !(error instanceof DrError)) throw error;
+      this.looks.forget();
       await act(await this.held(image));
     }
   }

@@ -2,7 +2,8 @@ import type { SpacePart } from '../model/host.js';
 import type { DrError } from '../model/errors.js';
 import type { StoredImage, TouchedVolume } from '../model/image-set.js';
 import { parseImageName } from '../model/names.js';
-import { deviceCounters, type LvmState, type Volume, type VolumeGroup } from '../system/lvm.js';
+import { deviceCounters, lvmState, type LvmState, type Volume, type VolumeGroup } from '../system/lvm.js';
+import { bootId } from '../system/processes.js';
 import { placeName, type Place } from './volume-choice.js';
 import { readLabels } from './volume-tags.js';
 
@@ -96,6 +97,51 @@ export class Look {
   }
 }
 
+/**
+ * For how long a change may rely on the last look, in milliseconds. The wrappers prove again that a volume is the one that is meant, so this only keeps what
+ * they can't see, another's tags, from being old.
+ */
+const RECENT_MS = 5_000;
+
+/** The looks of one store: a listing takes lvm2 a while, and most changes need none of their own. */
+export class Looks {
+  #seen: { readonly look: Look; readonly at: number } | undefined;
+
+  constructor(private readonly places: readonly Place[], private readonly unusable: Unusable) {}
+
+  async look(): Promise<Look> {
+    const state = await lvmState();
+    const stranger = this.places.find(({ vg }) => !state.allowed.includes(vg));
+    if (stranger !== undefined) throw this.unusable(...notAllowed(stranger.vg));
+    if (!this.places.some(({ vg }) => state.groups.some(({ name }) => name === vg))) throw this.unusable(...notThere(this.places.map(({ vg }) => vg).join(', ')));
+    const look = new Look(state, this.places, await bootId(), this.unusable);
+    this.#seen = { look, at: performance.now() };
+    return look;
+  }
+
+  /** The last look, if it was just now. */
+  async recent(): Promise<Look> {
+    return this.relied && this.#seen !== undefined ? this.#seen.look : await this.look();
+  }
+
+  /** Whether `recent` would be an earlier look. */
+  get relied(): boolean {
+    return this.#seen !== undefined && performance.now() - this.#seen.at < RECENT_MS;
+  }
+
+  forget(): void {
+    this.#seen = undefined;
+  }
+
+  /** Changes a volume. What we changed ourselves need not be looked at again; a change that failed says that what was seen is old. */
+  async change(volume: Volume, to: Partial<Pick<Volume, 'name' | 'tags'>>, work: () => Promise<void>): Promise<void> {
+    const seen = this.#seen;
+    this.forget();
+    await work();
+    if (seen !== undefined) this.#seen = { ...seen, look: seen.look.with(volume.uuid, to) };
+  }
+}
+
 /** Throws unless the group is allowed, there, and whole. */
 export function groupOf(state: LvmState, vg: string, unusable: Unusable): VolumeGroup {
   if (!state.allowed.includes(vg)) throw unusable(...notAllowed(vg));
@@ -105,11 +151,11 @@ export function groupOf(state: LvmState, vg: string, unusable: Unusable): Volume
   return group;
 }
 
-export function notAllowed(vg: string): readonly [string, string] {
+function notAllowed(vg: string): readonly [string, string] {
   return [`the volume group ${vg} is not in /etc/dr/vgs`, `Write its name into that file, one to a line, if dr-engine may use it.`];
 }
 
-export function notThere(vg: string): readonly [string, string] {
+function notThere(vg: string): readonly [string, string] {
   return [`the volume group ${vg} is not there`, 'vgs shows those that are; perhaps a disk is missing.'];
 }
 

@@ -4,7 +4,7 @@ import type { LabHost } from '../lab/host.js';
 import { Lab } from '../lab/lab.js';
 import { pause, until } from '../lab/namespaces.js';
 import { killRole, processesOf } from '../lab/roles.js';
-import { skipBecause } from '../support/skip.js';
+import { inSoak, skipBecause } from '../support/skip.js';
 import { STORE, TARGET } from './ground.js';
 import { assertImages, assertProduction, remember, type Remembered } from './promises.js';
 import { COLD, ended, LIVE, Stage, type StageJob } from './stage.js';
@@ -24,8 +24,6 @@ const IN_FLIGHT = 32;
 const SMALL = 3;
 /** What an image may lack beside what has changed, when it is a new one. */
 const OTHER = 9;
-
-const inSoak = (title: string, test: () => Promise<void>): void => { if (process.env['DR_SOAK'] !== undefined) it(title, test); };
 
 const slowly = (form: StageJob): StageJob => ({ ...form, target: { ...form.target, bandwidth_limit: '10MiB/s' } });
 

@@ -119,6 +119,16 @@ describe('moving a disk into a logical volume', function () {
     await becomes(device, 'stale', `${'.'.repeat(9)}a`, 9 * BLOCK + 512);
   });
 
+  it('in a pool that runs full makes no image; it does when the pool has grown', async () => {
+    const device = await thin(32, 64, ['--errorwhenfull', 'y']);
+    const letters = 'abcdefghij'.repeat(20);
+    const bytes = letters.length * BLOCK;
+    const source = await ground.disk('source', letters, bytes, ground.path('source'), BLOCK);
+    await assert.rejects(ground.move({ path: source, bytes }, { path: device, start: 'fresh' }, { blockBytes: BLOCK }), { code: /^(io|no-space)$/ });
+    await run('lvextend', ['--quiet', '--yes', '--size', '32M', `${VG}/pool`], { timeoutMs: 60_000 });
+    await becomes(device, 'read', letters);
+  });
+
   it('drops whole chunks only, and those read as zeros at once', async () => {
     const device = await thin(8, 64);
     await fill(device);

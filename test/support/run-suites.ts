@@ -55,7 +55,7 @@ interface Count {
 
 const build = join(CHECKOUT, 'build/test');
 
-/** Files named `….soak.test.ts` take long and are run by `make soak` alone. */
+/** Files named `….soak.test.ts` take long, or try one more of what others try, and are run by `make soak` alone. */
 async function partsOf(suite: Suite, only: readonly string[], soak: boolean): Promise<readonly Part[]> {
   const entries = await readdir(join(build, suite.name), { recursive: true }).catch(() => []); // there is no such suite (yet)
   const files: string[] = [];

@@ -1,4 +1,4 @@
-import type { Context } from 'mocha';
+import type { AsyncFunc, Context, Func } from 'mocha';
 
 /** Where the reporter looks for the reason; on a test, or on a suite whose `before` hook skipped it. */
 export const REASON = Symbol.for('reason for skipping');
@@ -9,4 +9,9 @@ export function skipBecause(context: Context, reason: string): never {
   const marked = running !== undefined && 'type' in running && running.type === 'hook' ? running.parent : running;
   if (marked !== undefined) Object.assign(marked, { [REASON]: reason });
   return context.skip();
+}
+
+/** A test that takes too long for `make test`, or is one more of its kind: `make soak` runs it. */
+export function inSoak(title: string, test: Func | AsyncFunc): void {
+  if (process.env['DR_SOAK'] !== undefined) it(title, test);
 }

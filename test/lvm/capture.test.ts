@@ -13,6 +13,7 @@ import { DigestKeeper } from '../../src/transfer/kept-digests.js';
 import { Hands } from '../capture/hands.js';
 import { coldParams, digest, eventually, liveParams, see, URI } from '../capture/node.js';
 import { heartbeatIn, makeGuest, type Guest } from '../lab/guest.js';
+import { inSoak } from '../support/skip.js';
 import { allow, freshGroups, onlyInVm } from './ground.js';
 import { thisHost } from './this-host.js';
 
@@ -84,7 +85,7 @@ describe('captures of logical volumes', function () {
   const close = (capture: Capture): Promise<Verdict> => hands.call('capture.close', { id: capture.id });
 
   describe('as they are', () => {
-    it('names a disk for its volume, whatever its path, and says what is wrong with one that is not there', async () => {
+    inSoak('names a disk for its volume, whatever its path, and says what is wrong with one that is not there', async () => {
       const { stdout } = await run('lvs', ['--noheadings', '--options', 'vg_uuid,lv_uuid,lv_kernel_minor', 'cap-b/idle-data']);
       const [group = '', volume = '', minor = ''] = stdout.trim().split(/\s+/);
       const paths = ['/dev/cap-b/idle-data', '/dev/mapper/cap--b-idle--data', '/dev/disk/by-id/dm-name-cap--b-idle--data', `/dev/disk/by-id/dm-uuid-LVM-${`${group}${volume}`.replaceAll('-', '')}`, `/dev/dm-${minor}`, '/dev/cap_a/gone', '/dev/cap_a/asleep'];
@@ -149,7 +150,7 @@ describe('captures of logical volumes', function () {
       assert.ok(await pair.heartbeatOn() > second);
     }
 
-    it('show one instant by a backup job', async () => {
+    inSoak('show one instant by a backup job', async () => {
       const capture = await hands.call('capture.openLive', liveParams(await see(hands, 'Pair01')));
       await assertOneInstant(capture);
       assert.deepEqual(await close(capture), { verdict: 'valid' });
@@ -173,7 +174,7 @@ describe('captures of logical volumes', function () {
     before(() => run('virsh', ['start', '--paused', 'Pair01']));
     after(() => pair.destroy());
 
-    it('leave the one of a thin disk that was sent to the next capture, until one does not want it', async () => {
+    inSoak('leave the one of a thin disk that was sent to the next capture, until one does not want it', async () => {
       const params = snapshotParams(await see(hands, 'Pair01'), { keepBase: true });
       const open = async (changes: Partial<typeof params> = {}): Promise<Capture> => hands.call('capture.openSnapshots', { ...params, ...changes });
 
@@ -203,7 +204,7 @@ describe('captures of logical volumes', function () {
   describe('by snapshots', () => {
     const open = async (changes: Partial<Params<'capture.openSnapshots'>> = {}): Promise<Capture> => hands.call('capture.openSnapshots', snapshotParams(await see(hands, 'Idle01'), changes));
 
-    it('read a qcow2 image inside a volume as what it is', async () => {
+    inSoak('read a qcow2 image inside a volume as what it is', async () => {
       await run('lvcreate', ['--quiet', '--yes', '--name', 'cow', '--size', '32M', 'cap_a']);
       const cow = await makeGuest(thisHost, { name: 'Cow01', disks: [{ path: '/dev/cap_a/cow', format: 'qcow2' }], start: false });
       const content = (await run('sh', ['-c', 'qemu-img convert -U -f qcow2 -O raw /dev/cap_a/cow /var/tmp/flat && sha256sum < /var/tmp/flat'])).stdout.slice(0, 64);
@@ -252,14 +253,14 @@ describe('captures of logical volumes', function () {
       return record;
     }
 
-    it('end by themselves after the longest time', async () => {
+    inSoak('end by themselves after the longest time', async () => {
       const capture = await open({ maxSeconds: 15 });
       await eventually('the end', 180, volumes, (left) => left.length === 0);
       const verdict = await close(capture);
       assert.ok(verdict.verdict === 'void' && verdict.error?.code === 'timeout' && verdict.reason.includes('max_job_time'), JSON.stringify(verdict));
     });
 
-    it('are void when somebody removed one', async () => {
+    inSoak('are void when somebody removed one', async () => {
       const capture = await open();
       const [snapshot = ''] = await volumes();
       await run('lvremove', ['--quiet', '--yes', snapshot]);
@@ -267,7 +268,7 @@ describe('captures of logical volumes', function () {
       assert.ok(verdict.verdict === 'void' && verdict.reason.includes('is gone'), JSON.stringify(verdict));
     });
 
-    it('leave nothing when the capture is cancelled while it opens', async () => {
+    inSoak('leave nothing when the capture is cancelled while it opens', async () => {
       const params = snapshotParams(await see(hands, 'Idle01'));
       for (const wait of [500, 4_000]) {
         const opening = hands.call('capture.openSnapshots', params);
@@ -279,7 +280,7 @@ describe('captures of logical volumes', function () {
       }
     });
 
-    it('are refused before anything is touched when there is no room, or a volume group is not allowed', async () => {
+    inSoak('are refused before anything is touched when there is no room, or a volume group is not allowed', async () => {
       const server = await see(hands, 'Idle01');
       const planned = async (): Promise<string> =>
         JSON.stringify((await hands.call('node.servers', { uri: URI, names: ['Idle01'], snapshotSize: { percent: 20 } })).servers[0]?.snapshotProblem ?? 'none');
@@ -322,8 +323,8 @@ describe('captures of logical volumes', function () {
       await doomed.started.kill('SIGKILL');
     }
 
-    for (const step of ['suspend-after', 'snapshot-after-create']) {
-      it(`lets the server run on and removes the snapshots: killed at ${step}`, async () => {
+    for (const step of ['suspend-after', 'snapshot-before-create', 'snapshot-after-create']) {
+      inSoak(`lets the server run on and removes the snapshots: killed at ${step}`, async () => {
         await killedAt(step);
         await eventually('the server to run', 30, () => idle.state(), (state) => state === 'running');
         await eventually('payment', 180, async () => [...await volumes(), ...await owed()], (left) => left.length === 0);
@@ -347,7 +348,7 @@ describe('captures of logical volumes', function () {
       for (const each of strangers) await run('lvremove', ['--quiet', '--force', '--yes', each]);
     });
 
-    it('is paid for later by dr agent --pay, when the guard is dead, too; twice is fine', async () => {
+    inSoak('is paid for later by dr agent --pay, when the guard is dead, too; twice is fine', async () => {
       const doomed = await Hands.start(thisHost);
       await doomed.call('capture.openSnapshots', snapshotParams(await see(doomed, 'Idle01')));
       const [session = ''] = await sessions();
