@@ -1,6 +1,6 @@
 import { DrError } from '../model/errors.js';
 import type { SetId, StoredImage } from '../model/image-set.js';
-import { imageName, type Slot } from '../model/names.js';
+import { imageBase, imageName, type Slot } from '../model/names.js';
 import type { RotationStep } from '../model/rotation.js';
 import type { Catalog, CurrentLinks, Store } from '../stores/store.js';
 import { step as reached } from '../system/steps.js';
@@ -87,10 +87,18 @@ async function begin({ store, catalog, current }: Places, server: string, { inte
 
 async function allocate({ store }: Places, server: string, { set, disk, bytes }: StepOf<'allocate'>): Promise<void> {
   const name = imageName(server, disk, 'incomplete');
-  const there = (await store.list()).find((image) => image.name === name);
-  if (there === undefined) await store.allocate(name, bytes, { set, disk });
+  const images = await store.list();
+  const there = images.find((image) => image.name === name);
+  if (there === undefined) await store.allocate(name, bytes, { set, disk }, newestOf(images, server, disk));
   else if (isOf(there, set, disk)) await store.resize(there, bytes); // allocated before
   else throw taken(there);
+}
+
+/** The image that a new one will differ from least. */
+function newestOf(images: readonly StoredImage[], server: string, disk: string): StoredImage | undefined {
+  const base = imageBase(server, disk);
+  const older = images.filter((image) => image.base === base && image.slot !== 'incomplete' && image.identity?.disk === disk && image.modified === undefined);
+  return older.sort((a, b) => Number(a.slot) - Number(b.slot))[0];
 }
 
 async function resize({ store }: Places, server: string, { set, disk, bytes }: StepOf<'resize'>): Promise<void> {

@@ -8,7 +8,7 @@ import { boundSets, type SetId, type StoredImage } from '../model/image-set.js';
 import { parseImageName } from '../model/names.js';
 import { hasCode, makeDirectory, removeDurable, syncDirectory } from '../system/durable.js';
 import { bootId, startTime } from '../system/processes.js';
-import { reserve } from '../system/reserve.js';
+import { clone, reserve } from '../system/reserve.js';
 import { step } from '../system/steps.js';
 import { readAttributes, removeAttribute, setAttribute } from '../system/xattr.js';
 import { parseIdentity } from './identity.js';
@@ -60,7 +60,7 @@ export class FileSystemStore implements Store {
     return await this.look(names);
   }
 
-  async allocate(name: string, bytes: number, identity: Identity): Promise<StoredImage> {
+  async allocate(name: string, bytes: number, identity: Identity, like?: StoredImage): Promise<StoredImage> {
     const path = this.pathOf(name);
     if (await statusOf(path) !== undefined) throw taken(path);
     const workshop = await this.workshop();
@@ -69,9 +69,10 @@ export class FileSystemStore implements Store {
     try {
       const handle = await open(temporary, 'wx', 0o600);
       try {
+        const cloned = like !== undefined && this.allocation === 'sparse' && await clone(like.path, temporary);
         await handle.truncate(bytes).catch((error: unknown) => { throw tooBig(path, bytes, error); });
         if (this.allocation === 'full') await reserve(temporary, bytes);
-        await setAttribute(temporary, WAS, 'fresh');
+        if (!cloned) await setAttribute(temporary, WAS, 'fresh');
         await setAttribute(temporary, SET, `${identity.set}/${identity.disk}`);
         await handle.sync();
       } finally {

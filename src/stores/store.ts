@@ -22,8 +22,11 @@ export interface Store {
   space(): Promise<Space>;
   /** Everything whose name is an image's name, ours or not. */
   list(): Promise<StoredImage[]>;
-  /** Makes a new image under a free name, identity bound before the name appears. Throws `exists`, `no-space`. */
-  allocate(name: string, bytes: number, identity: Identity): Promise<StoredImage>;
+  /**
+   * Makes a new image under a free name, identity bound before the name appears. Where the store can share blocks it begins with the content of `like`, of which
+   * nothing is said or believed: it is compared like any other. Throws `exists`, `no-space`.
+   */
+  allocate(name: string, bytes: number, identity: Identity, like?: StoredImage): Promise<StoredImage>;
   /** Changes the size; what is cut off is gone, what is added reads as zeros in a file system and as anything in LVM (the image's origin is `stale` or unknown then). */
   resize(image: StoredImage, bytes: number): Promise<StoredImage>;
   /**

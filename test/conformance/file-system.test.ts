@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
 import { link, mkdir, open, readdir, readFile, rm, stat, symlink, utimes, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { StoredImage } from '../../src/model/image-set.js';
@@ -57,6 +58,48 @@ function onMounted(type: 'ext4' | 'xfs', allocation: 'sparse' | 'full'): void {
 onMounted('ext4', 'sparse');
 onMounted('ext4', 'full');
 onMounted('xfs', 'sparse');
+describe('a new image beside an older one', function () {
+  this.timeout(20_000);
+  const B = { set: '20260102T000000Z-00000000000000bb', disk: 'root' };
+  const OLDER = randomBytes(8 * MIB);
+  let mounted: TestPlace;
+  afterEach(() => mounted?.remove());
+
+  async function allocateBeside(type: 'ext4' | 'xfs', allocation: 'sparse' | 'full'): Promise<{ readonly made: StoredImage; readonly content: Buffer; readonly took: number; readonly older: Buffer }> {
+    mounted = await mountedFileSystem(type, type === 'xfs' ? 320 : 64);
+    const store = new FileSystemStore(mounted.path, allocation);
+    const older = await store.allocate('Web01_root_1', OLDER.length, A);
+    await writeFile(older.path, OLDER, { flag: 'r+', flush: true });
+    const before = (await store.space()).freeBytes;
+    const made = await store.allocate('Web01_root_incomplete', OLDER.length + MIB, B, older);
+    const took = before - (await store.space()).freeBytes;
+    const content = await readFile(made.path);
+    const handle = await open(made.path, 'r+');
+    await handle.write(Buffer.alloc(MIB, 1), 0, MIB, 0);
+    await handle.close();
+    return { made, content, took, older: await readFile(older.path) };
+  }
+
+  it('begins with its blocks, shared, where the file system can do that; what is written to it is its own', async function () {
+    if (!isRoot) skipBecause(this, 'mounting xfs needs root');
+    const { made, content, took, older } = await allocateBeside('xfs', 'sparse');
+    assert.ok(content.equals(Buffer.concat([OLDER, Buffer.alloc(MIB)])));
+    assert.ok(took < MIB, `${String(took)} bytes were taken`);
+    assert.ok(older.equals(OLDER), 'the older image has changed');
+    assert.deepEqual([made.identity, made.origin, made.bytes], [B, undefined, OLDER.length + MIB], 'nothing is said of what it holds');
+  });
+
+  for (const [type, allocation] of [['ext4', 'sparse'], ['xfs', 'full']] as const) {
+    it(`is empty on ${type}, ${allocation}`, async function () {
+      if (!isRoot) skipBecause(this, `mounting ${type} needs root`);
+      const { made, content, older } = await allocateBeside(type, allocation);
+      assert.ok(content.every((byte) => byte === 0));
+      assert.ok(older.equals(OLDER));
+      assert.equal(made.origin, 'fresh');
+    });
+  }
+});
+
 if (!isRoot) {
   describeStore('fs in a directory of this machine', async () => {
     const place = await temporaryDirectory('store');

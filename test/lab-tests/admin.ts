@@ -58,7 +58,7 @@ export class Admin {
   }
 
   async type(program: string, ...args: readonly string[]): Promise<Said> {
-    const { exitCode, stdout, stderr } = await this.host.run(program, args, { okExit: [0, 1, 2, 3, 4, 5, 130], timeoutMs: 180_000 });
+    const { exitCode, stdout, stderr } = await this.host.run(program, args, { okExit: [0, 1, 2, 3, 4, 5, 130], timeoutMs: 600_000 });
     return said(exitCode, stdout, stderr);
   }
 

@@ -17,7 +17,7 @@ const CATALOG = '/var/lib/dr-engine/volumes';
 const STORE = 'vg:vg0,vg1';
 
 describe('a job between logical volumes', function () {
-  this.timeout(300_000);
+  this.timeout(1_200_000); // four runs, each mostly starting programs under emulation
   let lab: Lab;
   let admin: Admin;
   let guest: Guest;
