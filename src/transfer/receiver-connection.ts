@@ -1,6 +1,6 @@
 import type { Readable, Writable } from 'node:stream';
 import { DrError } from '../model/errors.js';
-import { startThere } from '../system/ssh.js';
+import { bulkOptions, startThere } from '../system/ssh.js';
 import { within } from './within.js';
 
 /** A receiver at the far end of ssh, or as a child process. */
@@ -23,8 +23,8 @@ const STDERR_KEPT = 4096;
 const LAST_LINES_MS = 100;
 
 /** Starts `dr agent --receive` there. */
-export function connectReceiver(to: Destination): ReceiverConnection {
-  return overChild(startThere(to.host, to.agentCommand, ['agent', '--receive']), to.host);
+export async function connectReceiver(to: Destination): Promise<ReceiverConnection> {
+  return overChild(startThere(to.host, to.agentCommand, ['agent', '--receive'], await bulkOptions(to.host)), to.host);
 }
 
 type Child = ReturnType<typeof startThere>;

@@ -34,7 +34,7 @@ export interface Sent {
 }
 
 export interface Sending {
-  readonly connect?: (to: Destination) => ReceiverConnection;
+  readonly connect?: (to: Destination) => ReceiverConnection | Promise<ReceiverConnection>;
   /** Bytes of the disk dealt with so far, of how many, and what went out. Called for every block. */
   readonly progress?: (report: { readonly done: number; readonly total: number; readonly sent: number }) => void;
   readonly signal?: AbortSignal;
@@ -59,9 +59,10 @@ export async function send(order: SendOrder, sending: Sending = {}): Promise<Sen
   try {
     const source = await SourceReader.open(order.source, pool, blockBytes, sending.signal);
     try {
-      if (order.source.keepDigests === undefined) return await new Transmission(order, sending, source, pool).run();
+      const connect = sending.connect ?? connectReceiver;
+      if (order.source.keepDigests === undefined) return await new Transmission(order, sending, source, pool, await connect(order.to)).run();
       await using keeper = await DigestKeeper.open(order.source.keepDigests);
-      const sent = await new Transmission(order, sending, source, pool, keeper).run();
+      const sent = await new Transmission(order, sending, source, pool, await connect(order.to), keeper).run();
       await keeper.keep({ bytes: order.source.bytes, readSince: source.readSince });
       return sent;
     } finally {
@@ -88,13 +89,13 @@ class Transmission {
   #failure: DrError | undefined;
   #result: Received | undefined;
 
-  constructor(order: SendOrder, sending: Sending, source: SourceReader, pool: BlockPool, keeper?: DigestKeeper) {
+  constructor(order: SendOrder, sending: Sending, source: SourceReader, pool: BlockPool, connection: ReceiverConnection, keeper?: DigestKeeper) {
     this.#order = order;
     this.#sending = sending;
     this.#source = source;
     this.#pool = pool;
     this.#keeper = keeper;
-    this.#connection = (sending.connect ?? connectReceiver)(order.to);
+    this.#connection = connection;
     this.#reader = new WireReader(this.#connection.input, sending.silenceMs, sending.silenceMs ?? START_MS);
     this.#wire = new WireWriter(this.#connection.output, () => { void this.#broken(); },
       order.limit === undefined ? undefined : new Throttle(order.limit));

@@ -1,5 +1,6 @@
 import { parseArgs } from 'node:util';
 import { writeFile } from 'node:fs/promises';
+import { bulkOptions } from '../../src/system/ssh.js';
 import { Lab } from '../lab/lab.js';
 import { present } from './compete.js';
 import { DdSshDd } from './contenders/dd.js';
@@ -60,11 +61,12 @@ async function* between(runs: number, mebibytes: number, wanted: ReadonlySet<str
   const ground = await Ground.make(mebibytes * (12 + 2 * runs) + 1536, mebibytes * 9); // writes all over the disk let repositories grow by all of it each time
   const dr = new Dr('dr-engine', ground);
   const told = new Dr('dr-engine, told', ground, true);
+  const sshOptions = await bulkOptions('dr01');
   try {
     await Promise.all([dr.begin(), told.begin()]);
-    const { here, notes } = await present([new DdSshDd(ground), new Rsync(ground), ...overNbd(ground), ...repositories(ground), new Virtnbdbackup(ground)]);
+    const { here, notes } = await present([new DdSshDd(ground, sshOptions), new Rsync(ground), ...overNbd(ground), ...repositories(ground), new Virtnbdbackup(ground)]);
     for (const note of notes) say(note);
-    yield* copyRows({ ground, dr, told, limits: limits(ground), peers: here, runs, mebibytes, say }, new Set(COPY_ROWS.filter((name) => wanted.has(name))));
+    yield* copyRows({ ground, dr, told, limits: limits(ground, sshOptions), peers: here, runs, mebibytes, say }, new Set(COPY_ROWS.filter((name) => wanted.has(name))));
     if (wanted.has('sparse')) yield await sparseRow(ground, dr, runs, say);
   } finally {
     await Promise.all([dr.end(), told.end()]);

@@ -4,12 +4,12 @@ import { MIB, STORE, type Disk, type Ground } from '../ground.js';
 import type { Contender } from './contender.js';
 
 /** The parts of the work, each alone: what nobody can beat who does all of it. */
-export function limits(ground: Ground): readonly Contender[] {
+export function limits(ground: Ground, sshOptions: readonly string[]): readonly Contender[] {
   const nothing = (): Promise<void> => Promise.resolve();
   const part = (name: string, run: (disk: Disk) => Promise<number | undefined>): Contender => ({ name, kind: 'limit', forget: nothing, run });
   const readAndHash = async (file: string, bytes: number): Promise<number> =>
     Number(await ground.processes.run(ground.node, process.execPath, [`${CHECKOUT}/build/test/bench/read-and-hash.js`, file, String(bytes)]));
-  const ssh = remoteCommand('dr01', ['dd'], ['of=/dev/null', 'bs=1M', 'status=none']);
+  const ssh = remoteCommand('dr01', ['dd'], ['of=/dev/null', 'bs=1M', 'status=none'], sshOptions);
   const written = `${STORE}/written.raw`;
   return [
     part('reading alone', async ({ path }) => void await ground.processes.run(ground.node, 'dd', [`if=${path}`, 'of=/dev/null', 'bs=1M', 'iflag=direct', 'status=none'])),
