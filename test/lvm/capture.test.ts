@@ -231,7 +231,7 @@ describe('captures of logical volumes', function () {
       assert.match(verdict.error.hint, /snapshot_size.*live: backup/);
     });
 
-    it('are given up before one is full; who of ours reads it is ended, and the server is free', async () => {
+    inSoak('are given up before one is full; who of ours reads it is ended, and the server is free', async () => {
       const capture = await open({ snapshotSize: { bytes: 1 } });
       const reader = await thisHost.spawn('sh', ['-c', 'exec sleep 600 < "$1"', 'sh', source(capture, 'vdb')]);
       const record = await oweReader(reader.pid);

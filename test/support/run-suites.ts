@@ -1,4 +1,5 @@
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
 import { join, relative } from 'node:path';
 import { parseArgs } from 'node:util';
 import { listMounts } from '../../src/system/mounts.js';
@@ -9,7 +10,7 @@ import { everything, remains } from './remains.js';
 import type { TestEvent } from './suite-reporter.js';
 
 /**
- * Runs all suites, each file of tests in a mocha process of its own, two at a time (tests with hosts and guests wait more than they work), and prints what came out. The last line is `N passed, N failed, N skipped`;
+ * Runs all suites, each file of tests in a mocha process of its own, one more at a time than there are cores (tests with hosts and guests wait more than they work), and prints what came out. The last line is `N passed, N failed, N skipped`;
  * the exit status is 1 if anything failed. A process that hangs is killed, and that is a failure.
  */
 
@@ -172,7 +173,7 @@ async function main(): Promise<number> {
     const parts = (await Promise.all(chosen.map((suite) => partsOf(suite, positionals, values.soak)))).flat();
     const waiting = [...parts];
     const results: PartResult[] = [];
-    // From both ends: the long campaigns at the end of the list begin at once, and neither worker is left with one at the last.
+    // From both ends: the long campaigns at the end of the list begin at once, and no worker is left with one at the last.
     const worker = async (next: () => Part | undefined): Promise<void> => {
       for (let part = next(); part !== undefined; part = next()) {
         const result = await runPart(part, scratch, values.soak);
@@ -182,7 +183,7 @@ async function main(): Promise<number> {
         if (result.death !== undefined) line(`  ${titleOf(part)} ${result.death}`);
       }
     };
-    await Promise.all([worker(() => waiting.shift()), worker(() => waiting.pop())]);
+    await Promise.all(Array.from({ length: availableParallelism() + 1 }, (_, each) => worker(() => each === 0 ? waiting.shift() : waiting.pop())));
 
     line('\nsuite            passed  failed  skipped   seconds');
     for (const { name } of chosen) {
