@@ -24,8 +24,8 @@ export function checkWords(host: string, words: readonly string[]): void {
   }
 }
 
-/** Where processors have instructions for AES these leave the others far behind; ssh still takes what it takes by default if the far end has neither. */
-const FAST_CIPHERS = '^aes128-gcm@openssh.com,aes256-gcm@openssh.com';
+/** Where processors have instructions for AES these leave the others far behind. */
+const FAST_CIPHERS = ['aes128-gcm@openssh.com', 'aes256-gcm@openssh.com'];
 
 /**
  * Options of ssh for a connection that disks go through: the fastest cipher, unless a person or the distribution has chosen some (ssh_config(5)), or this processor
@@ -41,7 +41,10 @@ export async function bulkOptions(host: string): Promise<readonly string[]> {
     return /^ciphers (.*)$/m.exec(said?.stdout ?? '')?.[1];
   };
   const [chosen, builtIn] = await Promise.all([ciphers(), ciphers('-F', 'none')]);
-  return chosen !== undefined && chosen === builtIn ? ['-o', `Ciphers=${FAST_CIPHERS}`] : [];
+  if (chosen === undefined || chosen !== builtIn) return [];
+  const offered = chosen.split(',');
+  // All others after them, for a far end that has neither.
+  return ['-o', `Ciphers=${[...FAST_CIPHERS.filter((cipher) => offered.includes(cipher)), ...offered.filter((cipher) => !FAST_CIPHERS.includes(cipher))].join(',')}`];
 }
 
 /** The command line that runs our program with `args` on a host; `options` are ssh's. */
