@@ -253,7 +253,6 @@ export class VolumeStore implements Store {
     return { look, volume, now: await look.imageOf(volume) };
   }
 
-
   /** Does something with the volume that `image` means. What was seen before may be why it was refused: then it is looked at anew. */
   private async onHeld(image: StoredImage, act: (held: Held) => Promise<void>): Promise<void> {
     const relied = this.looks.relied;
