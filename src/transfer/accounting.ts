@@ -33,10 +33,11 @@ export class Accounting {
     else this.#zero += count;
   }
 
-  data(index: number, length: number): void {
+  /** Accepts a block of so many bytes, or one packed into so many: then they must be fewer. */
+  data(type: 'data' | 'packed', index: number, length: number): void {
     this.#inOrder(index);
     const expected = lengthOf(this.#disk, index);
-    if (length !== expected) throw new Refusal('block-length', `block ${String(index)} has ${String(length)} bytes instead of ${String(expected)}`);
+    if (type === 'data' ? length !== expected : length >= expected) throw new Refusal('block-length', `block ${String(index)} has ${String(length)} bytes${type === 'data' ? '' : ', packed,'} instead of ${String(expected)}`);
     this.#next += 1;
     this.#data += 1;
   }

@@ -32,11 +32,11 @@ export class Answers {
     return run === undefined ? undefined : this.#tell(run);
   }
 
-  /** Sends a block. Resolves before it is out; `out` is called when its memory can be used again. */
-  async data(index: number, digest: Buffer, bytes: Buffer, out: () => void): Promise<void> {
+  /** Sends a block, or what it was packed into. Resolves before it is out; `out` is called when its memory can be used again. */
+  async data(type: 'data' | 'packed', index: number, digest: Buffer, bytes: Buffer, out: () => void): Promise<void> {
     await this.flush();
     this.#data += 1;
-    this.#wire.send(dataPrefix(index, digest, bytes.length), bytes).then(out, this.#failed);
+    this.#wire.send(dataPrefix(type, index, digest, bytes.length), bytes).then(out, this.#failed);
   }
 
   /** Sends what is being collected. */

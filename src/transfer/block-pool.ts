@@ -94,6 +94,12 @@ export class BlockPool implements AsyncDisposable {
     });
   }
 
+  /** Packs the first `length` bytes of a slot; into how many, or undefined if they don't shrink and are as they were. */
+  async pack(slot: Slot, length: number, digest: Uint8Array): Promise<number | undefined> {
+    const outcome = await this.run({ kind: 'pack', slot: slot.at, length, digest });
+    return outcome.kind === 'done' ? outcome.packed : undefined;
+  }
+
   /** Whether all jobs have ended within this time. A thread that hangs in a read or write can't be waited for. */
   async settled(milliseconds: number): Promise<boolean> {
     const deadline = Date.now() + milliseconds;

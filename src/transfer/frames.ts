@@ -6,14 +6,14 @@ import { Refusal } from './refusals.js';
  * The wire. Both sides begin with a preamble (8 bytes of magic, 4 of version), then come frames: a header of 8 bytes
  * (type, three zero bytes, payload length) and a payload. Numbers are little-endian.
  *
- *   sender:   HELLO (SAME | ZERO | DATA)* END, then end of file; or ABORT
+ *   sender:   HELLO (SAME | ZERO | DATA | PACKED)* END, then end of file; or ABORT
  *   receiver: READY HAVE* RESULT; or ERROR
  *   both:     PING at any time between
  *
- * Blocks are answered in order, each exactly once.
+ * Blocks are answered in order, each exactly once. PACKED is DATA whose bytes are deflated (RFC 1951).
  */
 export const MAGIC = Buffer.from('dr-xfer\n', 'latin1');
-export const WIRE_VERSION = 1;
+export const WIRE_VERSION = 2;
 export const PREAMBLE_BYTES = MAGIC.length + 4;
 export const HEADER_BYTES = 8;
 
@@ -30,7 +30,7 @@ export const HAVE_MAX = 256;
 
 export const TYPE = {
   ping: 0x01, hello: 0x02, abort: 0x03,
-  same: 0x10, zero: 0x11, data: 0x12, end: 0x13,
+  same: 0x10, zero: 0x11, data: 0x12, end: 0x13, packed: 0x14,
   ready: 0x20, have: 0x21, result: 0x22, error: 0x23,
 } as const;
 
@@ -85,7 +85,7 @@ function possible(type: FrameType, length: number, blockBytes: number): boolean 
     case 'ping': return length === 0;
     case 'same': case 'zero': return length === RUN_BYTES;
     case 'end': return length === END_BYTES;
-    case 'data': return length > DATA_PREFIX_BYTES && length <= DATA_PREFIX_BYTES + blockBytes;
+    case 'data': case 'packed': return length > DATA_PREFIX_BYTES && length <= DATA_PREFIX_BYTES + blockBytes;
     case 'have': return length > 8 && length <= 8 + HAVE_MAX * DIGEST_BYTES && (length - 8) % DIGEST_BYTES === 0;
     case 'hello': case 'abort': case 'ready': case 'result': case 'error': return length > 0 && length <= JSON_MAX;
   }
@@ -120,10 +120,10 @@ export function parseRun(payload: Buffer): Run {
   return { first: number(payload, 0), count: number(payload, 8) };
 }
 
-/** Header and prefix of a data frame; the block's bytes follow. */
-export function dataPrefix(index: number, digest: Uint8Array, length: number): Buffer {
+/** Header and prefix of a data frame; the block's bytes follow, or what they were packed into. */
+export function dataPrefix(type: 'data' | 'packed', index: number, digest: Uint8Array, length: number): Buffer {
   const bytes = Buffer.alloc(HEADER_BYTES + DATA_PREFIX_BYTES);
-  header('data', DATA_PREFIX_BYTES + length).copy(bytes);
+  header(type, DATA_PREFIX_BYTES + length).copy(bytes);
   bytes.writeBigUInt64LE(BigInt(index), HEADER_BYTES);
   bytes.set(digest, HEADER_BYTES + 8);
   return bytes;

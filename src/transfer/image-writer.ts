@@ -68,10 +68,10 @@ export class ImageWriter {
     await dropPages(this.#openFile).catch(() => undefined); // what stays will count against the proof
   }
 
-  /** Takes over the slot and gives it back to the pool when the block is proven. */
-  data(index: number, digest: Buffer, slot: Slot): void {
+  /** Takes over the slot and gives it back to the pool when the block is proven. `packed`: into how many bytes in it. */
+  data(index: number, digest: Buffer, slot: Slot, packed?: number): void {
     this.#beforeWrite();
-    this.#track(this.#block(index, digest, slot).finally(() => { this.#pool.release(slot); }));
+    this.#track(this.#block(index, digest, slot, packed).finally(() => { this.#pool.release(slot); }));
   }
 
   /** These blocks must end as zeros, whatever is there now. Neighbouring runs are dealt with together. */
@@ -130,17 +130,17 @@ export class ImageWriter {
   }
 
   /** Writes one block, zeros without a slot, and proves it. */
-  async #block(index: number, digest: Buffer, slot: Slot | undefined): Promise<void> {
+  async #block(index: number, digest: Buffer, slot: Slot | undefined, packed?: number): Promise<void> {
     const length = lengthOf(this.#disk, index);
     await this.#perform({
       kind: 'write', fd: this.#image.fd, tailFd: this.#image.tailFd, offset: index * this.#disk.blockBytes, length, digest, readBack: this.#readBack,
-      ...(slot === undefined ? {} : { slot: slot.at }),
+      ...(slot === undefined ? {} : { slot: slot.at }), ...(packed === undefined ? {} : { packed }),
     });
     this.#bytesWritten += length;
     step('receive-after-block');
   }
 
-  async #perform(job: BlockJob): Promise<void> {
+  async #perform(job: Extract<BlockJob, { offset: number }>): Promise<void> {
     const outcome = await this.#pool.run(job);
     if (outcome.kind !== 'done') throw destinationFailure(this.#image.path, job.offset, outcome);
   }

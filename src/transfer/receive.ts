@@ -162,8 +162,8 @@ class Receiving {
           if (!holes) writer.zeros(run); // in a fresh file they are holes that we made
           break;
         }
-        case 'data':
-          await this.#data(writer, digests, found.length - DATA_PREFIX_BYTES);
+        case 'data': case 'packed':
+          await this.#data(found.type, writer, digests, found.length - DATA_PREFIX_BYTES);
           break;
         case 'end': {
           const { counts, total } = parseEnd(await this.#reader.payload(found.length));
@@ -180,9 +180,9 @@ class Receiving {
     }
   }
 
-  async #data(writer: ImageWriter, digests: DigestFile, length: number): Promise<void> {
+  async #data(type: 'data' | 'packed', writer: ImageWriter, digests: DigestFile, length: number): Promise<void> {
     const { index, digest } = parseDataPrefix(await this.#reader.payload(DATA_PREFIX_BYTES));
-    this.#accounting.data(index, length);
+    this.#accounting.data(type, index, length);
     const slot = await this.#options.pool.acquire();
     try {
       if (!await this.#reader.fill(slot.bytes.subarray(0, length))) throw new Refusal('truncated', 'before a block\'s bytes');
@@ -191,7 +191,7 @@ class Receiving {
       throw error;
     }
     await digests.add(digest);
-    writer.data(index, digest, slot);
+    writer.data(index, digest, slot, type === 'packed' ? length : undefined);
   }
 
   async #addZeros(digests: DigestFile, { first, count }: Run): Promise<void> {

@@ -42,8 +42,12 @@ export interface Sending {
   readonly pool?: BlockPool;
   readonly blockBytes?: number;
   readonly silenceMs?: number;
+  /** Blocks are packed, where that makes them smaller, while the link takes fewer bytes per second. */
+  readonly packBelow?: number;
 }
 
+/** A thread packs about 100 MiB a second: a link that takes half of that is what the transfer waits for. */
+const PACK_BELOW = 50 * 2 ** 20;
 /** How long a receiver that stopped reading may take to say why. */
 const LAST_WORDS_MS = 3_000;
 /** How long reads under way may take to end. */
@@ -138,6 +142,7 @@ class Transmission {
     const wire = this.#wire;
     await wire.preamble();
     await wire.send(jsonFrame('hello', { ticket: this.#order.ticket, secret: this.#order.secret, bytes: source.bytes, blockBytes: disk.blockBytes }));
+    const packBelow = this.#sending.packBelow ?? PACK_BELOW;
     const zeroDigest = zeroDigests(disk);
     const hash = new ImageHash();
     const answers = new Answers(wire, () => { void this.#broken(); });
@@ -173,8 +178,8 @@ class Transmission {
           const kept = digested(digest);
           if (kept !== undefined) await kept;
           if (!this.#comparison.knows(index)) await settled(index);
-          const told = answers.run(this.#comparison.holds(index, digest) ? 'same' : 'zero', index);
-          if (told !== undefined) await told;
+          const said = answers.run(this.#comparison.holds(index, digest) ? 'same' : 'zero', index);
+          if (said !== undefined) await said;
         }
         answered(piece.first + piece.count);
         continue;
@@ -190,7 +195,8 @@ class Transmission {
         await answers.run('zero', index);
       } else {
         onTheWay += 1;
-        await answers.data(index, digest, slot.bytes.subarray(0, lengthOf(disk, index)), () => {
+        const packed = wire.bytesPerSecond < packBelow ? await this.#pool.pack(slot, lengthOf(disk, index), digest) : undefined;
+        await answers.data(packed === undefined ? 'data' : 'packed', index, digest, slot.bytes.subarray(0, packed ?? lengthOf(disk, index)), () => {
           this.#pool.release(slot);
           onTheWay -= 1;
           told(index + 1);
@@ -226,7 +232,7 @@ class Transmission {
             this.#result = parseResult(await this.#reader.payload(found.length));
             return;
           case 'error': throw DrError.fromData(parseError(await this.#reader.payload(found.length)));
-          case 'ping': case 'hello': case 'abort': case 'same': case 'zero': case 'data': case 'end':
+          case 'ping': case 'hello': case 'abort': case 'same': case 'zero': case 'data': case 'packed': case 'end':
             throw new Refusal('out-of-place', found.type);
         }
       }

@@ -5,6 +5,8 @@ import type { Throttle } from './throttle.js';
 
 /** Bytes that may wait in memory before the stream is told to stop. */
 const HIGH_WATER = 1024 * 1024;
+/** How long a link is watched before its speed is known, in milliseconds. */
+const MEASURED_MS = 500;
 /** Parts of the time-out for silence. */
 const TICKS = 24;
 
@@ -128,6 +130,11 @@ export class WireWriter {
   #pending = 0;
   #lastWrite = Date.now();
   #sent = 0;
+  /** Since when there has been something to write without a pause, and what was sent and how long it took before, in the period that is being measured. */
+  #busySince = 0;
+  #busyMs = 0;
+  #measuredFrom = 0;
+  #bytesPerSecond = Number.MAX_VALUE;
 
   /** `broken` is told when the far end stopped reading. */
   constructor(stream: Writable, broken: (error: Error) => void, throttle?: Throttle) {
@@ -144,12 +151,18 @@ export class WireWriter {
     return this.#sent;
   }
 
+  /** What the stream took lately, times without anything to write left out. More than any link until that was measured. */
+  get bytesPerSecond(): number {
+    return this.#bytesPerSecond;
+  }
+
   preamble(): Promise<void> {
     return this.send(preamble());
   }
 
   /** Writes the pieces of one frame; resolves when the operating system has them, so that their memory can be used again. */
   async send(...pieces: readonly Uint8Array[]): Promise<void> {
+    if (this.#pending === 0) this.#busySince = performance.now();
     this.#pending += 1;
     try {
       if (this.#throttle === undefined) {
@@ -162,6 +175,7 @@ export class WireWriter {
     } finally {
       this.#pending -= 1;
       this.#lastWrite = Date.now();
+      this.#measure();
     }
   }
 
@@ -176,6 +190,16 @@ export class WireWriter {
     clearInterval(this.#pulse);
     this.#stream.destroy();
     for (const reject of this.#open) reject(new Error('the stream was closed'));
+  }
+
+  #measure(): void {
+    const now = performance.now();
+    this.#busyMs += now - this.#busySince;
+    this.#busySince = now;
+    if (this.#busyMs < MEASURED_MS) return;
+    this.#bytesPerSecond = (this.#sent - this.#measuredFrom) / this.#busyMs * 1000;
+    this.#busyMs = 0;
+    this.#measuredFrom = this.#sent;
   }
 
   async #slowly(pieces: readonly Uint8Array[]): Promise<void> {

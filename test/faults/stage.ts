@@ -49,7 +49,6 @@ export function slowly(form: StageJob): StageJob {
 }
 
 export class Stage {
-  #pattern = 1;
   /** What each host's processes had come to when the last run was started. */
   #before = new Map<string, ReadonlyMap<StepName, number>>();
 
@@ -88,11 +87,14 @@ export class Stage {
     return ended(await this.start(form, host));
   }
 
-  /** Has the guest's second disk written to, from 33 MiB on: through the guest's own device, so that a backup job keeps what was there. */
+  /**
+   * Has the guest's second disk written to, from 33 MiB on: through the guest's own device, so that a backup job keeps what was there. Noise, which takes its time
+   * over a slow link.
+   */
   async dirty(mebibytes: number, from = 33): Promise<void> {
-    this.#pattern = this.#pattern % 250 + 1;
+    await this.node.run('sh', ['-c', 'head -c "$1" /dev/urandom > /var/tmp/noise', 'sh', String(mebibytes * 2 ** 20)]);
     const { stdout } = await this.node.run('virsh', ['qemu-monitor-command', '--hmp', SERVER,
-      `qemu-io -d /machine/peripheral/virtio-disk1/virtio-backend "write -P ${String(this.#pattern)} ${String(from)}M ${String(mebibytes)}M"`], { timeoutMs: 60_000 });
+      `qemu-io -d /machine/peripheral/virtio-disk1/virtio-backend "write -s /var/tmp/noise ${String(from)}M ${String(mebibytes)}M"`], { timeoutMs: 60_000 });
     assert.doesNotMatch(stdout, /Error|failed/i, `the guest could not write: ${stdout}`);
   }
 

@@ -149,17 +149,21 @@ const CHANGES: Readonly<Record<string, Change>> = {
     return { what: `kind of run ${String(index)}`, bytes: edited(stream, index, (frame) => { frame[0] = frame[0] === TYPE.same ? TYPE.zero : TYPE.same; }) };
   },
   'a block of another index': (stream, dice) => {
-    const index = dice.pick(ofType(stream, TYPE.data));
+    const index = dice.pick(ofType(stream, TYPE.data, TYPE.packed));
     return { what: `index in ${String(index)}`, bytes: edited(stream, index, (frame) => { frame.writeBigUInt64LE(numbers(dice), HEADER_BYTES); }) };
   },
+  'a block called packed, or a packed one not': (stream, dice) => {
+    const index = dice.pick(ofType(stream, TYPE.data, TYPE.packed));
+    return { what: `kind of block ${String(index)}`, bytes: edited(stream, index, (frame) => { frame[0] = frame[0] === TYPE.data ? TYPE.packed : TYPE.data; }) };
+  },
   'a block\'s bytes or digest changed': (stream, dice) => {
-    const index = dice.pick(ofType(stream, TYPE.data));
+    const index = dice.pick(ofType(stream, TYPE.data, TYPE.packed));
     return { what: `content of ${String(index)}`, bytes: edited(stream, index, (frame) => { const at = HEADER_BYTES + 8 + dice.roll(frame.length - HEADER_BYTES - 8); frame[at] = (frame[at] ?? 0) ^ 0x10; }) };
   },
   'a block cut short': (stream, dice) => {
-    const index = dice.pick(ofType(stream, TYPE.data));
+    const index = dice.pick(ofType(stream, TYPE.data, TYPE.packed));
     const frame = stream.frames[index] as Buffer;
-    return { what: `block ${String(index)} cut`, bytes: replaceFrame(stream, index, frameOf(TYPE.data, frame.subarray(HEADER_BYTES, frame.length - 1 - dice.roll(frame.length - HEADER_BYTES - 42)))) };
+    return { what: `block ${String(index)} cut`, bytes: replaceFrame(stream, index, frameOf(frame[0] ?? 0, frame.subarray(HEADER_BYTES, frame.length - 1 - dice.roll(frame.length - HEADER_BYTES - 42)))) };
   },
   'another block in its place, with its digest': (stream, dice) => {
     const data = ofType(stream, TYPE.data).slice(0, -1); // the last one has another length

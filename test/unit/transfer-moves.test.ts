@@ -43,6 +43,25 @@ describe('moving a disk', function () {
     assert.equal(received.digest, await plainDigestOf(source));
   });
 
+  it('packs what shrinks while the link is slow, and only then', async () => {
+    const letters = `a${'#'.repeat(30)}b#`;
+    const bytes = letters.length * MIB - 5000;
+    const source = await ground.disk('source', letters, bytes);
+    const path = await ground.disk('image', '.', bytes);
+    const quick = await ground.move({ path: source, bytes }, { path, start: 'read' });
+    assert.ok(quick.sent.bytesSent > bytes);
+    await equal(source, path);
+
+    const other = await ground.disk('image', '.', bytes);
+    const slow = await ground.move({ path: source, bytes }, { path: other, start: 'read' }, { limitBytesPerSecond: 8 * MIB });
+    await equal(source, other);
+    assert.equal(slow.received.digest, quick.received.digest);
+    assert.equal(slow.received.bytesWritten, bytes);
+    // When the link is known to be slow all memory is on its way already, as it is; noise always is.
+    assert.ok(slow.sent.bytesSent < 20 * MIB, `${String(slow.sent.bytesSent)} bytes were sent`);
+    assert.ok(slow.sent.bytesSent > 2 * MIB);
+  });
+
   it('dates the proof from now when no block rests on an older one', async () => {
     const source = await ground.disk('source', 'XY');
     const path = await ground.disk('image', 'ab');

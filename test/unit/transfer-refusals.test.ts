@@ -30,6 +30,8 @@ const TALES = {
   fresh: { source: 'ab...cd..abce', old: undefined },
   /** Five blocks of zeros are punched instead of written, by a program: few of these. */
   punched: { source: 'ab.....cdabce', old: 'abfffffffabff' },
+  /** `#` is the same byte throughout, and goes packed. */
+  packed: { source: 'a##..b#cd##a#', old: undefined },
 } as const;
 type Tale = keyof typeof TALES;
 
@@ -89,13 +91,13 @@ describe('a stream that is not what it should be', function () {
     await writeFile(path('source'), disk(TALES[tale].source));
     const received = receiving(there, back, await offer(tale, true));
     await send({ source: { path: path('source'), bytes: BYTES, direct: true }, to: { host: 'local', agentCommand: [] }, ticket: 'ours', secret: 'secret' },
-      { blockBytes: BLOCK, connect: () => ({ input: heard, output: there, ended: () => Promise.resolve('it ended'), kill: () => undefined }) });
+      { blockBytes: BLOCK, ...(tale === 'packed' ? { packBelow: Number.POSITIVE_INFINITY } : {}), connect: () => ({ input: heard, output: there, ended: () => Promise.resolve('it ended'), kill: () => undefined }) });
     await received;
     assert.ok((await readFile(path('image'))).equals(disk(TALES[tale].source)));
     const recorded = takeApart(Buffer.concat(said));
     answer = takeApart(Buffer.concat(answered));
     const types = recorded.frames.map((frame) => frame.readUInt8(0));
-    for (const type of [TYPE.hello, ...(tale === 'fresh' ? [] : [TYPE.same]), TYPE.zero, TYPE.data, TYPE.end]) assert.ok(types.includes(type), `the recorded stream has no frame of type ${String(type)}`);
+    for (const type of [TYPE.hello, ...(TALES[tale].old === undefined ? [] : [TYPE.same]), ...(tale === 'packed' ? [TYPE.packed] : []), TYPE.zero, TYPE.data, TYPE.end]) assert.ok(types.includes(type), `the recorded stream has no frame of type ${String(type)}`);
     return recorded;
   }
 
@@ -139,7 +141,7 @@ describe('a stream that is not what it should be', function () {
     }
   });
 
-  for (const tale of ['compared', 'fresh'] as const) {
+  for (const tale of ['compared', 'fresh', 'packed'] as const) {
     it(`is refused as truncated wherever it ends between two frames, or within what comes before a block's bytes (${tale})`, async () => {
       const whole = putTogether(streamOf(tale));
       const ends = endsOf(streamOf(tale));
@@ -168,7 +170,7 @@ describe('a stream that is not what it should be', function () {
   it(`is refused, or arrives whole, in ${String(STREAMS)} mutations`, async () => {
     const dice = new Dice(SEED);
     for (let round = 0; round < STREAMS; round++) {
-      const tale = round % 80 === 7 ? 'punched' : round % 4 === 3 ? 'fresh' : 'compared';
+      const tale = round % 80 === 7 ? 'punched' : round % 4 === 3 ? 'fresh' : round % 4 === 2 ? 'packed' : 'compared';
       const mutant = mutate(dice.pick(CHANGE_NAMES), streamOf(tale), dice);
       hit(await play(tale, { ...mutant, what: `round ${String(round)} of seed ${String(SEED)}: ${mutant.what}` }, round % 100 === 0));
     }
@@ -280,7 +282,7 @@ function disk(letters: string): Buffer {
   let made = disks.get(letters);
   if (made === undefined) {
     made = Buffer.concat([...letters].map((letter) => {
-      if (letter === '.') return Buffer.alloc(BLOCK);
+      if (letter === '.' || letter === '#') return Buffer.alloc(BLOCK, letter === '.' ? 0 : 0xff);
       const dice = new Dice(letter.charCodeAt(0));
       return Buffer.from(Array.from({ length: BLOCK }, () => dice.roll(256)));
     })).subarray(0, BYTES);
