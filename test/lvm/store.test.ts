@@ -3,6 +3,7 @@ import type { StoredImage } from '../../src/model/image-set.js';
 import { VolumeStore } from '../../src/stores/lvm.js';
 import { run } from '../../src/system/run.js';
 import { describeStore, type StoreUnderTest } from '../conformance/store.js';
+import { SOAK } from '../support/skip.js';
 import { allow, clearGroup, DISKS, onlyInVm, soil, wipe } from './ground.js';
 import { readAt, writeAt } from './volumes.js';
 
@@ -19,7 +20,7 @@ describe('stores of logical volumes', function () {
   });
 
   describeStore('plain volumes', () => Promise.resolve(storeOf('vg:plain', 'plain')));
-  if (process.env['DR_SOAK'] !== undefined) describeStore('thin volumes', () => Promise.resolve(storeOf('vg:thin/pool', 'thin')));
+  if (SOAK) describeStore('thin volumes', () => Promise.resolve(storeOf('vg:thin/pool', 'thin')));
 });
 
 async function makePool(): Promise<void> {
