@@ -33,7 +33,7 @@ const CHAINS: readonly Chain[] = [
     { step: 'prune-before' }, { step: 'prune-after' }, { step: 'name-before-give' }, { step: 'intent-after' }, { step: 'current-before-switch' }, { step: 'name-after-give', nth: 2 },
   ] },
   { form: LIVE, kills: [
-    { step: 'manifest-after' }, { step: 'bind-before' }, { step: 'bind-after' }, { step: 'current-after-switch' }, { step: 'receive-after-proof' }, { step: 'bind-after', nth: 2 },
+    { step: 'manifest-after' }, { step: 'bind-before' }, { step: 'current-after-switch' }, { step: 'bind-after', nth: 2 },
   ] },
 ];
 const SOAK_ROUNDS = 12;

@@ -83,7 +83,7 @@ export class VmHost implements LabHost {
       const drive = (file: string): readonly string[] => ['-drive', `file=${file},format=raw,if=none,id=${basename(file, '.img')},cache=writeback,discard=unmap`,
         '-device', `virtio-blk-pci,drive=${basename(file, '.img')},serial=${basename(file, '.img')}`];
       const store = join(this.directory, 'store.img');
-      const machine = start(outer, [...words, 'qemu-system-x86_64', '-name', `lab-${this.name}`, '-machine', 'q35,accel=tcg,memory-backend=mem', '-cpu', 'qemu64', '-smp', '1', '-m', '1536M',
+      const machine = start(outer, [...words, 'nice', '-n', '-5', 'qemu-system-x86_64', '-name', `lab-${this.name}`, '-machine', 'q35,accel=tcg,memory-backend=mem', '-cpu', 'qemu64', '-smp', '1', '-m', '1536M',
         '-object', 'memory-backend-memfd,id=mem,size=1536M,share=on', '-nodefaults', '-no-user-config', '-display', 'none', '-serial', `file:${console}`,
         '-kernel', images.kernel, '-initrd', images.initrd, '-append', `console=ttyS0 quiet mitigations=off panic=-1 net.ifnames=0 lab.boot=${join(SOURCES, 'vm/boot.sh')}`,
         '-chardev', `socket,id=fs,path=${socket}`, '-device', 'vhost-user-fs-pci,chardev=fs,tag=machine',

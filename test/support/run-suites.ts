@@ -23,15 +23,17 @@ interface Suite {
   readonly together: boolean;
   /** What runs a part; `run-part` unless it must happen elsewhere. */
   readonly runner?: 'run-in-vm';
+  /** Files that work with virtual machines. Under emulation one keeps a core busy, so there is one such part at a time. */
+  readonly virtual?: RegExp;
 }
 
 const SUITES: readonly Suite[] = [
   { name: 'unit', limit: 600, together: false },
   { name: 'conformance', limit: 600, together: false },
   { name: 'capture', limit: 600, together: false },
-  { name: 'lvm', limit: 3600, together: true, runner: 'run-in-vm' },
-  { name: 'lab-tests', limit: 900, together: false },
-  { name: 'faults', limit: 2400, together: false },
+  { name: 'lvm', limit: 3600, together: true, runner: 'run-in-vm', virtual: /./ },
+  { name: 'lab-tests', limit: 1800, together: false, virtual: /across-machines|job-volumes|\/vm\./ },
+  { name: 'faults', limit: 2400, together: false, virtual: /on-volumes/ },
 ];
 
 interface Part {
@@ -110,6 +112,7 @@ function count(events: readonly TestEvent[]): Count {
   return total;
 }
 
+const isVirtual = ({ suite, files }: Part): boolean => files.some((file) => suite.virtual?.test(file) === true);
 const line = (text: string): void => { process.stdout.write(`${text}\n`); };
 const titleOf = (part: Part): string => part.files.length === 1 ? relative(build, part.files[0] ?? '').replace(/\.test\.js$/, '') : part.suite.name;
 
@@ -171,19 +174,28 @@ async function main(): Promise<number> {
   try {
     if (!values['no-lint'] && !values.soak) add(await check('lint', lint));
     const parts = (await Promise.all(chosen.map((suite) => partsOf(suite, positionals, values.soak)))).flat();
-    const waiting = [...parts];
+    // Those with virtual machines first: one after the other they take longest.
+    const waiting = [...parts].sort((a, b) => Number(isVirtual(b)) - Number(isVirtual(a)));
+    let emulating = 0;
     const results: PartResult[] = [];
     // From both ends: the long campaigns at the end of the list begin at once, and no worker is left with one at the last.
-    const worker = async (next: () => Part | undefined): Promise<void> => {
-      for (let part = next(); part !== undefined; part = next()) {
+    const next = (from: 'front' | 'back'): Part | undefined => {
+      const fits = (part: Part): boolean => emulating === 0 || !isVirtual(part);
+      const at = from === 'front' ? waiting.findIndex(fits) : waiting.findLastIndex(fits);
+      return at === -1 ? undefined : waiting.splice(at, 1)[0];
+    };
+    const worker = async (from: 'front' | 'back'): Promise<void> => {
+      for (let part = next(from); part !== undefined; part = next(from)) {
+        if (isVirtual(part)) emulating += 1;
         const result = await runPart(part, scratch, values.soak);
+        if (isVirtual(part)) emulating -= 1;
         results.push(result);
         line(`\n── ${titleOf(part)} (${result.seconds.toFixed(1)} s)`);
         line(result.output.trimEnd());
         if (result.death !== undefined) line(`  ${titleOf(part)} ${result.death}`);
       }
     };
-    await Promise.all(Array.from({ length: availableParallelism() + 1 }, (_, each) => worker(() => each === 0 ? waiting.shift() : waiting.pop())));
+    await Promise.all(Array.from({ length: availableParallelism() + 1 }, (_, each) => worker(each === 0 ? 'front' : 'back')));
 
     line('\nsuite            passed  failed  skipped   seconds');
     for (const { name } of chosen) {
