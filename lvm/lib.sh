@@ -191,6 +191,7 @@ clean "${SUDO_USER:-root}"
 caller=$clean
 trap finish EXIT
 trap 'exit 1' HUP INT TERM
+trap '' PIPE # who started us may have died; what we hold is let go of all the same
 [ "$(id -u)" = 0 ] || refuse 1 'this needs root; sudoers.sample lets another user run it'
 if [ "${1-}" = --dry-run ]; then
 	dry=yes

@@ -90,7 +90,7 @@ export interface StoredImage {
   /** Where it is read or written on the target. */
   readonly path: string;
   readonly bytes: number;
-  /** What it occupies. */
+  /** What it occupies by itself, and need not be found anew when it is overwritten: 0 where it may share blocks with another image. */
   readonly allocatedBytes: number;
   /** In which part of the store it is, where there are several (`SpacePart.name`). */
   readonly part?: string;

@@ -85,20 +85,24 @@ async function begin({ store, catalog, current }: Places, server: string, { inte
   for (const { disk, image } of bindings) await store.bind(image, { set: intent.set, disk });
 }
 
-async function allocate({ store }: Places, server: string, { set, disk, bytes }: StepOf<'allocate'>): Promise<void> {
+async function allocate({ store, catalog }: Places, server: string, { set, disk, bytes }: StepOf<'allocate'>): Promise<void> {
   const name = imageName(server, disk, 'incomplete');
   const images = await store.list();
   const there = images.find((image) => image.name === name);
-  if (there === undefined) await store.allocate(name, bytes, { set, disk }, newestOf(images, server, disk));
+  if (there === undefined) await store.allocate(name, bytes, { set, disk }, await newestOf(images, catalog, server, disk));
   else if (isOf(there, set, disk)) await store.resize(there, bytes); // allocated before
   else throw taken(there);
 }
 
-/** The image that a new one will differ from least. */
-function newestOf(images: readonly StoredImage[], server: string, disk: string): StoredImage | undefined {
+/** The image that a new one will differ from least, of those that are proven. */
+async function newestOf(images: readonly StoredImage[], catalog: Catalog, server: string, disk: string): Promise<StoredImage | undefined> {
   const base = imageBase(server, disk);
   const older = images.filter((image) => image.base === base && image.slot !== 'incomplete' && image.identity?.disk === disk && image.modified === undefined);
-  return older.sort((a, b) => Number(a.slot) - Number(b.slot))[0];
+  for (const image of older.sort((a, b) => Number(a.slot) - Number(b.slot))) {
+    // A damaged manifest proves nothing.
+    if (await catalog.manifest(image.identity?.set ?? '').catch(() => undefined) !== undefined) return image;
+  }
+  return undefined;
 }
 
 async function resize({ store }: Places, server: string, { set, disk, bytes }: StepOf<'resize'>): Promise<void> {

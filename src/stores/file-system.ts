@@ -25,6 +25,8 @@ const POSSIBLE_NAME = /^[A-Za-z0-9_+][A-Za-z0-9_.+-]*$/;
 const SET = 'user.dr.set';
 const MODIFIED = 'user.dr.modified';
 const WAS = 'user.dr.was';
+/** Some of its blocks are or were shared with another image, so that overwriting them may take new space. */
+const SHARES = 'user.dr.shares';
 
 export class FileSystemStore implements Store {
   readonly ref: string;
@@ -69,10 +71,11 @@ export class FileSystemStore implements Store {
     try {
       const handle = await open(temporary, 'wx', 0o600);
       try {
-        const cloned = like !== undefined && this.allocation === 'sparse' && await clone(like.path, temporary);
+        const cloned = like !== undefined && this.allocation === 'sparse' && await this.clone(like, temporary);
         await handle.truncate(bytes).catch((error: unknown) => { throw tooBig(path, bytes, error); });
         if (this.allocation === 'full') await reserve(temporary, bytes);
-        if (!cloned) await setAttribute(temporary, WAS, 'fresh');
+        if (cloned) await setAttribute(temporary, SHARES, 'yes');
+        else await setAttribute(temporary, WAS, 'fresh');
         await setAttribute(temporary, SET, `${identity.set}/${identity.disk}`);
         await handle.sync();
       } finally {
@@ -227,6 +230,16 @@ export class FileSystemStore implements Store {
     });
   }
 
+  /** Both count as if they had no blocks from then on. */
+  private async clone(like: StoredImage, temporary: string): Promise<boolean> {
+    if (!await clone(like.path, temporary)) return false;
+    await this.held(like, async (handle, now) => {
+      await setAttribute(now.path, SHARES, 'yes');
+      await handle.sync();
+    });
+    return true;
+  }
+
   private async again(name: string, key?: string): Promise<StoredImage> {
     const [now] = await this.look([name]);
     if (now === undefined) throw changed(this.pathOf(name), 'it is gone');
@@ -300,7 +313,7 @@ function toImage(name: string, parsed: Pick<StoredImage, 'base' | 'slot'>, path:
   return {
     name, ...parsed, path,
     bytes: Number(status.size),
-    allocatedBytes: Number(status.blocks * 512n),
+    allocatedBytes: attributes?.has(SHARES) === true ? 0 : Number(status.blocks * 512n),
     key: keyOf(status),
     touched: { inode: String(status.ino), bytes: Number(status.size), mtime: String(status.mtimeNs) },
     ...(identity === undefined ? {} : { identity }),

@@ -155,9 +155,15 @@ export async function createDomain(uri: string, xmlFile: string): Promise<'start
   return 'started';
 }
 
+/**
+ * How long a suspension may wait for the guest's disks, in milliseconds. libvirt goes on with it when its virsh is killed, and nobody could tell then whether it is
+ * still to come.
+ */
+const SUSPEND_MS = 15 * 60_000;
+
 /** Stops the guest's processors; what it had handed to its disks is written out first. */
 export async function suspendDomain(uri: string, name: string): Promise<void> {
-  await done('suspend', uri, name, SUSPEND);
+  await done('suspend', uri, name, SUSPEND, [], SUSPEND_MS);
 }
 
 /** virsh's command for it, by which one that is under way is known. */

@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import { open, type FileHandle } from 'node:fs/promises';
 import { log } from '../system/log.js';
 import type { BlockPool } from './block-pool.js';
@@ -7,6 +8,8 @@ import { DIGEST_BYTES, lengthOf, type Geometry } from './geometry.js';
 import type { OpenedFile } from './image-file.js';
 import type { WireWriter } from './wire.js';
 
+/** What a bad sector gives when it is read; writing to it often cures it, and else says so. */
+const UNREADABLE = new Set(['EIO', 'ENODATA', 'EILSEQ', 'EREMOTEIO', 'EBADMSG']);
 /** Blocks read at once while the image is compared by reading it. */
 const READ_BATCH = 4;
 
@@ -110,8 +113,10 @@ export class Holdings {
     try {
       const offset = index * this.#disk.blockBytes;
       const outcome = await this.#pool.run({ kind: 'read', fd: this.#image.fd, offset, length: lengthOf(this.#disk, index), slot: slot.at });
-      if (outcome.kind !== 'done') throw destinationFailure(this.#image.path, offset, outcome);
-      return Buffer.from(outcome.digest);
+      if (outcome.kind === 'done') return Buffer.from(outcome.digest);
+      if (outcome.kind !== 'error' || !UNREADABLE.has(outcome.code)) throw destinationFailure(this.#image.path, offset, outcome);
+      log.warn('a block of the image being recycled can\'t be read; it is sent, written and proven like any other', { path: this.#image.path, offset, why: outcome.message });
+      return randomBytes(DIGEST_BYTES); // no block has this digest
     } finally {
       this.#pool.release(slot);
     }

@@ -77,6 +77,7 @@ describe('a new image beside an older one', function () {
     const handle = await open(made.path, 'r+');
     await handle.write(Buffer.alloc(MIB, 1), 0, MIB, 0);
     await handle.close();
+    assert.deepEqual((await store.list()).map(({ allocatedBytes }) => allocatedBytes === 0), [type === 'xfs' && allocation === 'sparse', type === 'xfs' && allocation === 'sparse']);
     return { made, content, took, older: await readFile(older.path) };
   }
 

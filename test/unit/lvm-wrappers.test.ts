@@ -38,10 +38,15 @@ lvs) case "$*" in
 lvremove | lvchange) # what the selection finds
 	while read -r vg uuid name tags; do case ",$tags, $*" in
 		*,dr-engine,*"vg_name=\\"$vg\\" && lv_name=\\"$name\\" && lv_uuid=\\"$uuid\\" && "* | *,dr-engine-snapshot,*"vg_name=\\"$vg\\" && lv_name=\\"$name\\" && lv_uuid=\\"$uuid\\" && "*)
-			echo "Logical volume x changed, or: successfully removed." ;;
+			echo "  Logical volume $vg/$name changed."; echo "  Logical volume \\"$name\\" successfully removed." ;;
 		esac; done <"\${0%/*}/volumes" ;;
 lvm) echo '{"report": []}' ;;
-dmsetup) [ "$1" = message ] || echo '0 262144 thin-pool 5 114/1024 3/2048 - rw discard_passdown queue_if_no_space - 256' ;;
+dmsetup) case $* in # a pool whose metadata snapshot is held after it was reserved
+	*' reserve_metadata_snap') : >"\${0%/*}/held" ;;
+	*' release_metadata_snap') rm -f "\${0%/*}/held" ;;
+	message*) ;;
+	*) root=-; [ ! -e "\${0%/*}/held" ] || root=17; echo "0 262144 thin-pool 5 114/1024 3/2048 $root rw discard_passdown queue_if_no_space - 256" ;;
+	esac ;;
 esac
 `;
 
@@ -150,8 +155,8 @@ describe('the LVM wrappers', function () {
     assert.equal(await ran('snapshot', 'dr_a', 'theirs', 'dr_1', 'thin'), 'lvcreate --yes --quiet --snapshot --permission r --name dr_1 --addtag dr-engine-snapshot dr_a/theirs');
     assert.equal(await ran('extend', volume.vg, volume.name, volume.uuid, '8388608'), 'lvextend --yes --quiet --size 8388608b dr_a/ours');
     assert.equal(await ran('rename', volume.vg, volume.name, 'Web01_root_2', volume.uuid), 'lvrename --yes --quiet dr_a ours Web01_root_2');
-    assert.equal(await ran('remove', snapshot.vg, snapshot.name, snapshot.uuid), `lvremove --yes --select ${select(snapshot)} && lv_role!="thickorigin" dr-b`);
-    assert.equal(await ran('tag', volume.vg, volume.name, volume.uuid, '+dr.a=1', '-dr.b'), `lvchange --yes --addtag dr.a=1 --deltag dr.b --select ${select(volume)} dr_a`);
+    assert.equal(await ran('remove', snapshot.vg, snapshot.name, snapshot.uuid), `lvremove --config log/silent=0 --yes --select ${select(snapshot)} && lv_role!="thickorigin" && lv_role!="extthinorigin" dr-b`);
+    assert.equal(await ran('tag', volume.vg, volume.name, volume.uuid, '+dr.a=1', '-dr.b'), `lvchange --config log/silent=0 --yes --addtag dr.a=1 --deltag dr.b --select ${select(volume)} dr_a`);
     assert.equal(await ran('activate', volume.vg, volume.name, volume.uuid), `lvchange --yes --quiet --activate y --ignoreactivationskip --select ${select(volume)} dr_a`);
     assert.equal(await ran('delta', 'dr-b', 'pool', 'our-snap', 'ours'),
       'dmsetup status dr--b-pool-tpool\ndmsetup message dr--b-pool-tpool 0 reserve_metadata_snap\nthin_delta --metadata-snap --snap1 1 --snap2 2 /dev/mapper/dr--b-pool_tmeta\ndmsetup message dr--b-pool-tpool 0 release_metadata_snap');
@@ -206,7 +211,10 @@ const NAME = /^[A-Za-z0-9+_.][A-Za-z0-9+_.-]*$/;
 const TAG = /^dr\.[A-Za-z0-9_+.=/:-]+$/;
 const SIZE = /^[1-9]\d{0,16}b$/; // 16 digits, rounded up
 /** What lvm2 may be told to change: one volume, by group, name and UUID, and only if it carries our tag. */
-const SELECTION = /^vg_name="[A-Za-z0-9+_.-]+" && lv_name="[A-Za-z0-9+_.-]+" && lv_uuid="[A-Za-z0-9]{6}(-[A-Za-z0-9]{4}){5}-[A-Za-z0-9]{6}" && \(tags="dr-engine" \|\| tags="dr-engine-snapshot"\)( && lv_role!="thickorigin")?$/;
+const SELECTION = /^vg_name="[A-Za-z0-9+_.-]+" && lv_name="[A-Za-z0-9+_.-]+" && lv_uuid="[A-Za-z0-9]{6}(-[A-Za-z0-9]{4}){5}-[A-Za-z0-9]{6}" && \(tags="dr-engine" \|\| tags="dr-engine-snapshot"\)( && lv_role!="thickorigin" && lv_role!="extthinorigin")?$/;
+
+/** Success is read from what lvm2 says, whatever lvm.conf wants it to say. */
+const SPEAKS = /^log\/silent=0$/;
 
 /** Options that each program may be given, with what their values must look like; null: it has none. */
 const OPTIONS: Readonly<Record<string, Readonly<Record<string, RegExp | null>>>> = {
@@ -214,8 +222,8 @@ const OPTIONS: Readonly<Record<string, Readonly<Record<string, RegExp | null>>>>
   lvextend: { '--yes': null, '--quiet': null, '--size': SIZE },
   lvreduce: { '--yes': null, '--quiet': null, '--size': SIZE },
   lvrename: { '--yes': null, '--quiet': null },
-  lvremove: { '--yes': null, '--select': /^/ },
-  lvchange: { '--yes': null, '--quiet': null, '--activate': /^y$/, '--ignoreactivationskip': null, '--select': /^/, '--addtag': TAG, '--deltag': TAG },
+  lvremove: { '--config': SPEAKS, '--yes': null, '--select': /^/ },
+  lvchange: { '--config': SPEAKS, '--yes': null, '--quiet': null, '--activate': /^y$/, '--ignoreactivationskip': null, '--select': /^/, '--addtag': TAG, '--deltag': TAG },
 };
 
 /** Throws unless everything that was run is what a wrapper may run: in allowed groups, without foreign options, and on what is ours only. */

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { open, readFile, stat, truncate, writeFile } from 'node:fs/promises';
 import { DrError } from '../../src/model/errors.js';
 import { run } from '../../src/system/run.js';
+import { BlockPool } from '../../src/transfer/block-pool.js';
 import { hashImage } from '../../src/transfer/image-digest.js';
 import { makeTicket, resultOf, ticketDigests } from '../../src/transfer/ticket.js';
 import { MIB, plainDigestOf, TransferGround } from '../support/transfer-ground.js';
@@ -40,6 +41,24 @@ describe('moving a disk', function () {
     assert.equal(received.bytesWritten, 2 * MIB);
     assert.ok(sent.bytesSent < 2 * MIB + 1000);
     assert.equal(received.provenSince, '2026-01-01T00:00:00.000Z', 'the proof is as old as its oldest block');
+    assert.equal(received.digest, await plainDigestOf(source));
+  });
+
+  it('sends what can\'t be read of the image being recycled, and proves it like any other block', async () => {
+    const source = await ground.disk('source', 'abcd');
+    const path = await ground.disk('image', 'abcd');
+    const pool = new BlockPool();
+    const run = pool.run.bind(pool);
+    // A bad sector that writing cures.
+    let bad = true;
+    pool.run = async (job) => {
+      if (job.kind === 'write') bad = false;
+      return job.kind === 'read' && job.offset === 2 * MIB && bad ? { kind: 'error', code: 'EIO', message: 'EIO: i/o error, read' } : await run(job);
+    };
+    const { sent, received } = await ground.move({ path: source, bytes: 4 * MIB }, { path, start: 'read', pool });
+    await pool[Symbol.asyncDispose]();
+    assert.equal(received.bytesWritten, MIB);
+    assert.ok(sent.bytesSent > MIB && sent.bytesSent < MIB + 1000);
     assert.equal(received.digest, await plainDigestOf(source));
   });
 
