@@ -159,9 +159,24 @@ describe('the LVM wrappers', function () {
     assert.equal(await ran('tag', volume.vg, volume.name, volume.uuid, '+dr.a=1', '-dr.b'), `lvchange --config log/silent=0 --yes --addtag dr.a=1 --deltag dr.b --select ${select(volume)} dr_a`);
     assert.equal(await ran('activate', volume.vg, volume.name, volume.uuid), `lvchange --yes --quiet --activate y --ignoreactivationskip --select ${select(volume)} dr_a`);
     assert.equal(await ran('delta', 'dr-b', 'pool', 'our-snap', 'ours'),
-      'dmsetup status dr--b-pool-tpool\ndmsetup message dr--b-pool-tpool 0 reserve_metadata_snap\nthin_delta --metadata-snap --snap1 1 --snap2 2 /dev/mapper/dr--b-pool_tmeta\ndmsetup message dr--b-pool-tpool 0 release_metadata_snap');
+      'dmsetup status dr--b-pool-tpool\ndmsetup message dr--b-pool-tpool 0 reserve_metadata_snap\ndmsetup status dr--b-pool-tpool\nthin_delta --metadata-snap --snap1 1 --snap2 2 /dev/mapper/dr--b-pool_tmeta\ndmsetup message dr--b-pool-tpool 0 release_metadata_snap');
     assert.equal((await call('list')).stdout, '{"allowed": ["dr_a", "dr-b"], "lvm": {"report": []}}\n');
     assert.equal((await call('remove', 'dr_a', 'gone', uuid('f'))).status, 0);
+  });
+
+  it('let go of a metadata snapshot that a call before left, and of nobody else\'s', async () => {
+    const delta = ['dr-b', 'pool', 'our-snap', 'ours'] as const;
+    const released = async (): Promise<readonly [number, boolean]> => {
+      await writeFile(at('bin/held'), '');
+      const { status, ran } = await call('delta', ...delta);
+      return [status, ran.some((words) => words.at(-1) === 'release_metadata_snap')];
+    };
+    assert.deepEqual(await released(), [1, false], 'somebody else\'s');
+    await writeFile(at('state/dr--b-pool.held'), '16\n');
+    assert.deepEqual(await released(), [1, false], 'we had another one once');
+    await writeFile(at('state/dr--b-pool.held'), '17\n');
+    assert.deepEqual(await released(), [0, true]);
+    await rm(at('bin/held'), { force: true });
   });
 
   it('refuse a list of volume groups that others can write, or that is odd', async () => {
