@@ -18,6 +18,12 @@ const MIB = 1024 * 1024;
 const A = { set: '20260101T000000Z-00000000000000aa', disk: 'root' };
 const B = { set: '20260102T000000Z-00000000000000bb', disk: 'root' };
 
+/** Opened anew for each use, as agents do for each request. */
+function opened(store: string): OpenStore {
+  const open = (): OpenStore => openStore({ store, allocation: 'sparse' });
+  return { get store() { return open().store; }, get catalog() { return open().catalog; } };
+}
+
 /** What only a store of logical volumes has to get right. Its groups: `va` and `vb` of one size, `torn` of two disks; extents of 1 MiB. */
 describe('a store of volume groups', function () {
   this.timeout(300_000);
@@ -35,8 +41,8 @@ describe('a store of volume groups', function () {
     await allow('va', 'vb', 'torn');
     state = await mkdtemp(join(tmpdir(), 'dr-state-'));
     process.env['DR_STATE_DIR'] = state;
-    va = openStore({ store: 'vg:va', allocation: 'sparse' });
-    both = openStore({ store: 'vg:vb,va', allocation: 'sparse' });
+    va = opened('vg:va');
+    both = opened('vg:vb,va');
   });
   after(async () => {
     delete process.env['DR_STATE_DIR'];
@@ -162,7 +168,7 @@ describe('a store of volume groups', function () {
   });
 
   it('shows what is left when a disk is gone, changes nothing, and forgets no record', async () => {
-    const torn = openStore({ store: 'vg:torn', allocation: 'sparse' });
+    const torn = opened('vg:torn');
     const links = currentOf({ current: join(state, 'current') }, torn);
     await torn.store.check();
     const whole = await torn.store.allocate('Web01_root_1', 4 * MIB, B);
