@@ -52,12 +52,14 @@ export async function connect(route: Route, run: string, helloMs: number = HELLO
       'Look at dr status when the host can be reached again; the next run continues from what is there.'));
   };
 
+  let closing = false;
   let heard: number | undefined; // silence counts from the first word on; until then HELLO_MS does
   child.stdout.on('data', () => { heard = Date.now(); });
   const watchers = new Map<number, (progress: Progress) => void>();
   connection.onNotification('progress', (note: { call: number; progress: Progress }) => { watchers.get(note.call)?.(note.progress); });
   connection.onNotification('heartbeat', () => undefined);
-  connection.onClose(() => { lose(lastLine(said) ?? 'it was closed'); });
+  // The end of our own words is told here, too; the agent lets go of everything after it, and is waited for.
+  connection.onClose(() => { if (!closing) lose(lastLine(said) ?? 'it was closed'); });
   connection.onError(([error]) => { lose(error.message); });
   connection.listen();
   void ended.then(() => { lose(lastLine(said) ?? 'the agent ended'); });
@@ -73,7 +75,6 @@ export async function connect(route: Route, run: string, helloMs: number = HELLO
   });
 
   let calls = 0;
-  let closing = false;
   const call = async <M extends Method>(method: M, params: Params<M>, options: CallOptions = {}): Promise<Result<M>> => {
     lost.signal.throwIfAborted();
     if (closing) throw new DrError('internal', `${method} was asked of ${route.host} after the session was closed`);
