@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { CHECKOUT } from '../lab/layout.js';
@@ -172,6 +172,11 @@ describe('the LVM wrappers', function () {
       return [status, ran.some((words) => words.at(-1) === 'release_metadata_snap')];
     };
     assert.deepEqual(await released(), [1, false], 'somebody else\'s');
+    await writeFile(at('state/dr--b-pool.held'), '');
+    assert.deepEqual(await released(), [0, true], 'one that died just now');
+    await writeFile(at('state/dr--b-pool.held'), '');
+    await utimes(at('state/dr--b-pool.held'), 0, 0);
+    assert.deepEqual(await released(), [1, false], 'that was long ago');
     await writeFile(at('state/dr--b-pool.held'), '16\n');
     assert.deepEqual(await released(), [1, false], 'we had another one once');
     await writeFile(at('state/dr--b-pool.held'), '17\n');
