@@ -9,7 +9,7 @@ import type { BlockPool } from './block-pool.js';
 import { DigestFile } from './digest-file.js';
 import { asDestinationError } from './failures.js';
 import { DATA_PREFIX_BYTES, jsonFrame, parseDataPrefix, parseEnd, parseError, parseHello, parseRun, type Hello, type Received, type Run } from './frames.js';
-import { DIGEST_BYTES, digestOf, geometry, imageDigest, zeroDigests, type Geometry } from './geometry.js';
+import { DIGEST_BYTES, geometry, imageDigest, zeroDigests, type Geometry } from './geometry.js';
 import { Holdings } from './holdings.js';
 import { openToWrite, type OpenedImage } from './image-file.js';
 import { ImageWriter } from './image-writer.js';
@@ -102,7 +102,7 @@ class Receiving {
     this.#disk = geometry(offer.bytes, options.blockBytes);
     this.#accounting = new Accounting(this.#disk);
     this.#zeroDigest = zeroDigests(this.#disk);
-    this.#zeros = Buffer.alloc(ZEROS_AT_ONCE * DIGEST_BYTES, digestOf(Buffer.alloc(options.blockBytes)));
+    this.#zeros = Buffer.alloc(ZEROS_AT_ONCE * DIGEST_BYTES, this.#zeroDigest(0)); // of a disk's only block none of it is used
   }
 
   async run(): Promise<Received> {

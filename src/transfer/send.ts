@@ -63,10 +63,10 @@ export async function send(order: SendOrder, sending: Sending = {}): Promise<Sen
   try {
     const source = await SourceReader.open(order.source, pool, blockBytes, sending.signal);
     try {
-      const connect = sending.connect ?? connectReceiver;
-      if (order.source.keepDigests === undefined) return await new Transmission(order, sending, source, pool, await connect(order.to)).run();
+      const connection = await (sending.connect ?? connectReceiver)(order.to);
+      if (order.source.keepDigests === undefined) return await new Transmission(order, sending, source, pool, connection).run();
       await using keeper = await DigestKeeper.open(order.source.keepDigests);
-      const sent = await new Transmission(order, sending, source, pool, await connect(order.to), keeper).run();
+      const sent = await new Transmission(order, sending, source, pool, connection, keeper).run();
       await keeper.keep({ bytes: order.source.bytes, readSince: source.readSince });
       return sent;
     } finally {

@@ -4,6 +4,7 @@ import type { ServerSeen } from '../../src/model/server.js';
 import type { GuestHost, Host } from '../lab/host.js';
 import { Lab } from '../lab/lab.js';
 import type { Hands } from './hands.js';
+import { skipBecause } from '../support/skip.js';
 
 /** One lab host with guests, and a node's hands at work in it. */
 
@@ -20,10 +21,7 @@ export interface Node {
 export async function nodeOrSkip(context: Mocha.Context, name: string): Promise<Node> {
   context.timeout(120_000);
   const why = await Lab.impossible();
-  if (why !== undefined) {
-    console.log(`      skipped: ${why}`);
-    context.skip();
-  }
+  if (why !== undefined) skipBecause(context, why);
   const lab = await Lab.up({ name, hosts: ['node01'] });
   return { lab, host: lab.host('node01') };
 }

@@ -33,8 +33,9 @@ export async function assertPromises(ground: Ground, remembered: Remembered, str
 /** The next normal run ends as if nothing had happened; gives what the store looks like then. */
 export async function runUndisturbed(ground: Ground, form: JobForm, remembered: Remembered, seen?: StoreSeen): Promise<StoreSeen> {
   const before = await remember(ground, remembered, seen);
-  const { status, said } = await ground.run(form);
+  const { status, report, said } = await ground.run(form);
   assert.equal(status, 0, `the run after the kill failed: ${said}`);
+  assert.equal(report.outcome, 'ok');
   const now = await lookAtStore(ground);
   await assertNewSet(ground, form, remembered, before, now);
   return now;

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Lab } from '../lab/lab.js';
 import type { Started } from '../lab/host.js';
 import { processesOf, type ProcessRole } from '../lab/roles.js';
-import { skipBecause } from '../support/skip.js';
+import { skipBecause, SOAK } from '../support/skip.js';
 import { Ground } from './ground.js';
 import { assertPromises, firstRuns, LIVE, printTable, recovers, type Row } from './kill-support.js';
 import { addStrangers, lookAtStore, type Remembered, type StoreSeen } from './promises.js';
@@ -18,7 +18,7 @@ const VICTIMS: readonly ProcessRole[] = ['head', 'agent', 'data', 'ssh', 'storag
 
 describe('kills at random moments', function () {
   this.timeout(180_000);
-  const moments = process.env['DR_SOAK'] === undefined ? 40 : 500;
+  const moments = SOAK ? 500 : 40;
   const seed = Number(process.env['DR_SEED'] ?? '20261120');
   const random = generator(seed);
   let ground: Ground;

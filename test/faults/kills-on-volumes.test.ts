@@ -3,7 +3,7 @@ import type { StepName } from '../../src/model/steps.js';
 import { Lab } from '../lab/lab.js';
 import { killRole, roleOf } from '../lab/roles.js';
 import { reached, stopAt, stopNowhere } from '../lab/steps.js';
-import { skipBecause } from '../support/skip.js';
+import { skipBecause, SOAK } from '../support/skip.js';
 import { Ground, type JobForm } from './ground.js';
 import { assertNewSet, assertPromises, firstRuns, LIVE, printTable, type Row } from './kill-support.js';
 import { addStrangers, remember, sumOfStrangers, type Remembered, type StoreSeen } from './promises.js';
@@ -59,7 +59,7 @@ describe('kills with a store of logical volumes', function () {
     await Lab.down('kill-volumes');
   });
 
-  const rounds = process.env['DR_SOAK'] === undefined ? 1 : SOAK_ROUNDS;
+  const rounds = SOAK ? SOAK_ROUNDS : 1;
   for (let round = 0; round < rounds; round++) {
     for (const { form, kills } of CHAINS) {
       it(`survives kills at ${kills.map(({ step, nth }) => nth === undefined ? step : `${step} (${String(nth)})`).join(', ')}`, async () => {

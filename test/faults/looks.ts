@@ -60,7 +60,8 @@ export const VOLUMES: StoreLook = {
     const { stdout } = await target.run('sh', ['-c', `
 CATALOG=/var/lib/dr-engine/volumes
 lvs --noheadings --options lv_path,lv_tags vg0 vg1
-b2sum /dev/vg0/"$1"_*_[0-9] /dev/vg1/"$1"_*_[0-9] 2>/dev/null
+set -- $(ls -d /dev/vg0/"$1"_*_[0-9] /dev/vg1/"$1"_*_[0-9] 2>/dev/null)
+[ $# = 0 ] || { blockdev --flushbufs "$@"; b2sum "$@"; } # what the devices hold, not what is in memory
 ${PROVEN}`, 'sh', SERVER], { timeoutMs: 180_000 });
     const bound = new Map([...stdout.matchAll(/^ *(\/dev\/\S+) .*\bdr\.set=([^,\s]*)/gm)].map(([, path = '', set = '']) => [path, set]));
     // The images of this ground fill their volumes.

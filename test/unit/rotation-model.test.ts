@@ -9,9 +9,9 @@ import { EMPTY, type World } from '../support/memory-store.js';
 import { goodSets, isMarked, Violation } from '../support/rotation-laws.js';
 import { adminActs, checkRun, explore, PLANNER, released, type Model } from '../support/rotation-model.js';
 import { describeWorld, diskNames, parseWorld } from '../support/rotation-notation.js';
+import { SOAK } from '../support/skip.js';
 
 /** `make soak`: more damage at a time, more samples, another seed each time (fast-check prints it when something is found). */
-const SOAK = process.env['DR_SOAK'] !== undefined;
 const MORE = SOAK ? 1 : 0;
 
 const EVERY: readonly Model[] = (['files', 'volumes'] as const).flatMap((kind) => [

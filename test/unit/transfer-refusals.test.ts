@@ -12,6 +12,7 @@ import { receive } from '../../src/transfer/receive.js';
 import { Refusal, REFUSALS, type RefusalName } from '../../src/transfer/refusals.js';
 import { send } from '../../src/transfer/send.js';
 import type { Offer } from '../../src/transfer/ticket.js';
+import { SOAK } from '../support/skip.js';
 import { ANY_STREAM_CHANGES, CHANGE_NAMES, Dice, mutate, putTogether, takeApart, type Mutant, type Stream } from '../support/transfer-mutations.js';
 import { pipe } from '../support/transfer-ground.js';
 
@@ -19,7 +20,7 @@ import { pipe } from '../support/transfer-ground.js';
 const BLOCK = 4096;
 const BLOCKS = 13;
 const BYTES = 12 * BLOCK + 1536;
-const STREAMS = process.env['DR_SOAK'] === undefined ? 10_000 : 100_000;
+const STREAMS = SOAK ? 100_000 : 10_000;
 /** Each of these needs threads of its own, which a failure spoils. */
 const BACKWARD_STREAMS = STREAMS / 200;
 const SEED = Number(process.env['DR_SEED'] ?? '20261120');
@@ -36,7 +37,7 @@ const TALES = {
 type Tale = keyof typeof TALES;
 
 describe('a stream that is not what it should be', function () {
-  this.timeout(process.env['DR_SOAK'] === undefined ? 120_000 : 1_200_000);
+  this.timeout(SOAK ? 1_200_000 : 120_000);
   const hits = new Map<RefusalName | 'arrived whole', number>();
   let place: string;
   let pool: BlockPool;
