@@ -214,7 +214,7 @@ export class FileSystemStore implements Store {
     return path;
   }
 
-  /** Looks at the given names; those that do not exist are absent. */
+  /** Looks at the given names; those that do not exist are absent. Only a look at all images of a disk tells which blocks they may share. */
   private async look(names: readonly string[]): Promise<StoredImage[]> {
     const seen: { name: string; status: BigIntStats }[] = [];
     for (const name of names) {
@@ -223,11 +223,15 @@ export class FileSystemStore implements Store {
     }
     const files = seen.filter(({ status }) => status.isFile()).map(({ name }) => `${name}${SUFFIX}`);
     const attributes = files.length === 0 ? new Map<string, ReadonlyMap<string, string>>() : await readAttributes(this.directory, files, 'user.dr.');
-    return seen.flatMap(({ name, status }) => {
+    const images = seen.flatMap(({ name, status }) => {
       const parsed = parseImageName(name);
       if (parsed === undefined) return [];
       return [toImage(name, parsed, this.pathOf(name), status, attributes.get(`${name}${SUFFIX}`))];
     });
+    // Nothing is shared with itself: the mark of the last image of a disk means nothing any more.
+    const mayShare = (image: StoredImage): boolean => attributes.get(`${image.name}${SUFFIX}`)?.has(SHARES) === true
+      && images.some(({ base, key }) => base === image.base && key !== image.key);
+    return images.map((image) => mayShare(image) ? { ...image, allocatedBytes: 0 } : image);
   }
 
   /** Both count as if they had no blocks from then on. */
@@ -313,7 +317,7 @@ function toImage(name: string, parsed: Pick<StoredImage, 'base' | 'slot'>, path:
   return {
     name, ...parsed, path,
     bytes: Number(status.size),
-    allocatedBytes: attributes?.has(SHARES) === true ? 0 : Number(status.blocks * 512n),
+    allocatedBytes: Number(status.blocks * 512n),
     key: keyOf(status),
     touched: { inode: String(status.ino), bytes: Number(status.size), mtime: String(status.mtimeNs) },
     ...(identity === undefined ? {} : { identity }),
