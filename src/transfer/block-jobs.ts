@@ -1,21 +1,42 @@
 import { fdatasyncSync, readSync, writeSync } from 'node:fs';
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
+import { changedParts, digestParts, gather, markedRanges, patchBytes, scatter } from './delta.js';
 import { digestOf, SECTOR_BYTES } from './geometry.js';
 
 /** What worker threads do with blocks: blocking reads and writes into shared memory, and hashing. One job, one block. */
-export type BlockJob =
+export type BlockJob = DiskJob | PackJob | PartsJob | DeltaJob;
+
+export type DiskJob =
   /** Reads a block into the slot at `slot` and digests it. */
   | { readonly kind: 'read'; readonly fd: number; readonly offset: number; readonly length: number; readonly slot: number }
-  /** Writes the block in the slot (absent: zeros) and proves that it is there. With `packed` the slot holds so many bytes that it must be unpacked from. */
+  /** Writes the block in the slot (absent: zeros) and proves that it is there. With `packed` the slot holds so many bytes that it must be unpacked from,
+   *  with `map` only the parts on it: all others are as they were. */
   | { readonly kind: 'write'; readonly fd: number; readonly tailFd: number; readonly offset: number; readonly length: number;
-      readonly slot?: number; readonly packed?: number; readonly digest: Uint8Array; readonly readBack: boolean }
+      readonly slot?: number; readonly packed?: number; readonly map?: Uint8Array; readonly digest: Uint8Array; readonly readBack: boolean }
   /** Reads a block back and compares. */
-  | { readonly kind: 'prove'; readonly fd: number; readonly offset: number; readonly length: number; readonly digest: Uint8Array }
-  /** Packs the block in the slot, in its place, if it shrinks. */
-  | { readonly kind: 'pack'; readonly slot: number; readonly length: number; readonly digest: Uint8Array };
+  | { readonly kind: 'prove'; readonly fd: number; readonly offset: number; readonly length: number; readonly digest: Uint8Array };
 
-export type BlockOutcome =
-  | { readonly kind: 'done'; readonly digest: Uint8Array; /** What the slot holds now are so many packed bytes. */ readonly packed?: number }
+/** Packs the block in the slot, in its place, if it shrinks. */
+export interface PackJob { readonly kind: 'pack'; readonly slot: number; readonly length: number }
+
+/** Reads a block and digests its parts. */
+export interface PartsJob { readonly kind: 'parts'; readonly fd: number; readonly offset: number; readonly length: number }
+
+/** Keeps of the block in the slot, from its beginning on, those parts only that don't have the digests `held`, if there are others; packs them if it may and they shrink. */
+export interface DeltaJob { readonly kind: 'delta'; readonly slot: number; readonly length: number; readonly held: Uint8Array; readonly pack: boolean }
+
+/** What a slot holds for a block: `length` bytes, of the parts on the map if there is one. */
+export interface Payload {
+  readonly length: number;
+  readonly packed: boolean;
+  readonly map?: Uint8Array;
+}
+
+export type BlockOutcome = DiskOutcome | { readonly kind: 'payload'; readonly payload: Payload } | { readonly kind: 'parts'; readonly digests: Uint8Array };
+
+export type DiskOutcome = { readonly kind: 'done'; readonly digest: Uint8Array } | BlockFailure;
+
+export type BlockFailure =
   /** The bytes in memory are not what their digest says: they changed on the way here. */
   | { readonly kind: 'damaged-on-arrival' }
   /** What the device gives back is not what was written. */
@@ -41,15 +62,31 @@ export function perform(job: BlockJob, pages: WorkerPages): BlockOutcome {
         return readAndDigest(job.fd, view(job.slot, roundUp(job.length)), job.offset, job.length);
       case 'prove':
         return compare(readAndDigest(job.fd, view(pages.scratch, roundUp(job.length)), job.offset, job.length), job.digest);
-      case 'pack': {
-        const packed = pack(view(job.slot, job.length));
-        return { kind: 'done', digest: job.digest, ...(packed === undefined ? {} : { packed }) };
+      case 'parts': {
+        const block = read(job.fd, view(pages.scratch, roundUp(job.length)), job.offset, job.length);
+        return block === undefined ? { kind: 'short' } : { kind: 'parts', digests: digestParts(block, pages.blockBytes) };
+      }
+      case 'pack':
+        return { kind: 'payload', payload: packed(view(job.slot, job.length)) };
+      case 'delta': {
+        const block = view(job.slot, job.length);
+        const map = changedParts(block, pages.blockBytes, job.held);
+        if (patchBytes(map, job.length, pages.blockBytes) === job.length) return { kind: 'payload', payload: job.pack ? packed(block) : { length: job.length, packed: false } };
+        const parts = block.subarray(0, gather(block, map, pages.blockBytes));
+        return { kind: 'payload', payload: { ...(job.pack ? packed(parts) : { length: parts.length, packed: false }), map } };
       }
       case 'write': {
         const bytes = view(job.slot ?? pages.zeros, job.length);
-        if (job.packed !== undefined && !unpack(bytes, job.packed)) return { kind: 'damaged-on-arrival' };
+        const sent = job.map === undefined ? bytes : bytes.subarray(0, patchBytes(job.map, job.length, pages.blockBytes));
+        if (job.packed !== undefined && !unpack(sent, job.packed)) return { kind: 'damaged-on-arrival' };
+        if (job.map !== undefined) {
+          const old = read(job.fd, view(pages.scratch, roundUp(job.length)), job.offset, job.length);
+          if (old === undefined) return { kind: 'short' };
+          scatter(bytes, job.map, pages.blockBytes, old);
+        }
         if (!job.readBack && !same(digestOf(bytes), job.digest)) return { kind: 'damaged-on-arrival' };
-        write(job.fd, job.tailFd, bytes, job.offset);
+        const ranges = job.map === undefined ? [[0, job.length]] as const : markedRanges(job.map, job.length, pages.blockBytes, SECTOR_BYTES);
+        for (const [start, end] of ranges) write(job.fd, job.tailFd, bytes.subarray(start, end), job.offset + start);
         if (!job.readBack) return { kind: 'done', digest: job.digest };
         const found = compare(readAndDigest(job.fd, view(pages.scratch, roundUp(job.length)), job.offset, job.length), job.digest);
         // One digest proves the way here and the device; only if it fails must it be told which.
@@ -68,6 +105,12 @@ const LEVEL = 1;
 const TRIAL_BYTES = 16 * 1024;
 const WORTH_IT = 0.9;
 
+function packed(bytes: Uint8Array): Payload {
+  const length = pack(bytes);
+  return { length: length ?? bytes.length, packed: length !== undefined };
+}
+
+/** Packs in place, if that is worth it; into how many bytes. */
 function pack(block: Uint8Array): number | undefined {
   const trial = block.subarray(0, TRIAL_BYTES);
   if (deflateRawSync(trial, { level: LEVEL }).length > trial.length * WORTH_IT) return undefined;
@@ -89,16 +132,21 @@ function unpack(block: Uint8Array, packed: number): boolean {
   }
 }
 
-/** The target is whole sectors; what lies behind the block's end is read along and left out. */
-function readAndDigest(fd: number, target: Uint8Array, offset: number, length: number): BlockOutcome {
+/** Reads a block; undefined if the file ends before it. The target is whole sectors: what lies behind the block's end is read along and left out. */
+function read(fd: number, target: Uint8Array, offset: number, length: number): Uint8Array | undefined {
   let filled = 0;
   while (filled < length) {
     const got = readSync(fd, target, filled, target.length - filled, offset + filled);
-    if (got === 0) return { kind: 'short' };
+    if (got === 0) return undefined;
     filled += got;
-    if (filled < length && filled % SECTOR_BYTES !== 0) return { kind: 'short' }; // O_DIRECT ends in mid-sector only at the end of the file
+    if (filled < length && filled % SECTOR_BYTES !== 0) return undefined; // O_DIRECT ends in mid-sector only at the end of the file
   }
-  return { kind: 'done', digest: digestOf(target.subarray(0, length)) };
+  return target.subarray(0, length);
+}
+
+function readAndDigest(fd: number, target: Uint8Array, offset: number, length: number): DiskOutcome {
+  const block = read(fd, target, offset, length);
+  return block === undefined ? { kind: 'short' } : { kind: 'done', digest: digestOf(block) };
 }
 
 /** Whole sectors go past the page cache; what remains of the last one cannot, and is synced instead. */
@@ -115,7 +163,7 @@ function writeAll(fd: number, bytes: Uint8Array, offset: number): void {
   for (let done = 0; done < bytes.length;) done += writeSync(fd, bytes, done, bytes.length - done, offset + done);
 }
 
-function compare(outcome: BlockOutcome, digest: Uint8Array): BlockOutcome {
+function compare(outcome: DiskOutcome, digest: Uint8Array): DiskOutcome {
   return outcome.kind === 'done' && !same(outcome.digest, digest) ? { kind: 'not-what-was-written' } : outcome;
 }
 

@@ -2,7 +2,7 @@ import { availableParallelism } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { sharedPages } from '../system/shared-memory.js';
-import type { BlockJob, BlockOutcome, WorkerPages } from './block-jobs.js';
+import type { BlockFailure, BlockJob, BlockOutcome, DeltaJob, DiskJob, DiskOutcome, PackJob, PartsJob, Payload, WorkerPages } from './block-jobs.js';
 import { BLOCK_BYTES } from './geometry.js';
 
 /** A page-aligned block in memory that all threads share. */
@@ -82,8 +82,25 @@ export class BlockPool implements AsyncDisposable {
     else next.resolve(slot);
   }
 
-  /** Has the least busy thread do a job. Rejects only after `fail`; what happened to the block is the outcome. */
-  run(job: BlockJob): Promise<BlockOutcome> {
+  /** Reads, writes or proves a block. Rejects only after `fail`; what happened to the block is the outcome. */
+  run(job: DiskJob): Promise<DiskOutcome> {
+    return this.#do(job) as Promise<DiskOutcome>;
+  }
+
+  /** Makes of a block in a slot what is to be sent of it. */
+  async prepare(job: PackJob | DeltaJob): Promise<Payload> {
+    const outcome = await this.#do(job);
+    if (outcome.kind === 'payload') return outcome.payload;
+    throw new Error(outcome.kind === 'error' ? outcome.message : outcome.kind);
+  }
+
+  /** The digests of the parts of a block that is read. */
+  parts(job: PartsJob): Promise<Extract<BlockOutcome, { kind: 'parts' }> | BlockFailure> {
+    return this.#do(job) as Promise<Extract<BlockOutcome, { kind: 'parts' }> | BlockFailure>;
+  }
+
+  /** Has the least busy thread do a job. */
+  #do(job: BlockJob): Promise<BlockOutcome> {
     if (this.#failure !== undefined) return Promise.reject(this.#failure);
     const thread = this.#threads.reduce((least, each) => each.jobs.size < least.jobs.size ? each : least);
     const id = this.#nextJob++;
@@ -92,12 +109,6 @@ export class BlockPool implements AsyncDisposable {
       thread.worker.ref();
       thread.worker.postMessage([id, job]);
     });
-  }
-
-  /** Packs the first `length` bytes of a slot; into how many, or undefined if they don't shrink and are as they were. */
-  async pack(slot: Slot, length: number, digest: Uint8Array): Promise<number | undefined> {
-    const outcome = await this.run({ kind: 'pack', slot: slot.at, length, digest });
-    return outcome.kind === 'done' ? outcome.packed : undefined;
   }
 
   /** Whether all jobs have ended within this time. A thread that hangs in a read or write can't be waited for. */

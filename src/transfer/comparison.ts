@@ -39,6 +39,11 @@ export class Comparison {
     this.#wake?.();
   }
 
+  /** Whether the destination holds anything to compare with. Known from its first word on. */
+  get compares(): boolean {
+    return this.#expected === true;
+  }
+
   /** Whether what is held at `index` is known now. */
   knows(index: number): boolean {
     return this.#expected === false || index < this.#until;

@@ -1,5 +1,5 @@
 import { DrError } from '../model/errors.js';
-import type { BlockOutcome } from './block-jobs.js';
+import type { BlockFailure } from './block-jobs.js';
 import { Refusal } from './refusals.js';
 
 /** What goes wrong with blocks and files, as errors for people. */
@@ -7,7 +7,7 @@ import { Refusal } from './refusals.js';
 const SAFE = 'The image being written was not completed; complete copies are untouched.';
 
 /** What a failed block of the destination means. */
-export function destinationFailure(path: string, offset: number, outcome: Exclude<BlockOutcome, { kind: 'done' }>): DrError {
+export function destinationFailure(path: string, offset: number, outcome: BlockFailure): DrError {
   const where = `${path} at offset ${String(offset)}`;
   switch (outcome.kind) {
     case 'damaged-on-arrival': return new Refusal('block-digest', `block at offset ${String(offset)}`);
@@ -27,7 +27,7 @@ export function destinationError(what: string, code: string, message: string): D
 }
 
 /** What a failed block of the source means. Its code tells everyone that the destination is not to blame. */
-export function sourceFailure(path: string, offset: number, outcome: Exclude<BlockOutcome, { kind: 'done' }>): DrError {
+export function sourceFailure(path: string, offset: number, outcome: BlockFailure): DrError {
   const why = outcome.kind === 'error' ? outcome.message : 'it ends early';
   return new DrError('source-failed', `the source ${path} can't be read at offset ${String(offset)}: ${why}. ${SAFE}`,
     'Check the disk of the server, or why the capture ended; then run the job again.');

@@ -1,19 +1,21 @@
 import { isErrorData, type ErrorData } from '../model/errors.js';
-import { DIGEST_BYTES, type Geometry } from './geometry.js';
+import { MAP_BYTES, PART_DIGEST_BYTES } from './delta.js';
+import { DIGEST_BYTES, PARTS, type Geometry } from './geometry.js';
 import { Refusal } from './refusals.js';
 
 /**
  * The wire. Both sides begin with a preamble (8 bytes of magic, 4 of version), then come frames: a header of 8 bytes
  * (type, three zero bytes, payload length) and a payload. Numbers are little-endian.
  *
- *   sender:   HELLO (SAME | ZERO | DATA | PACKED)* END, then end of file; or ABORT
- *   receiver: READY HAVE* RESULT; or ERROR
+ *   sender:   HELLO (SAME | ZERO | DATA | PACKED | PATCH | PACKED_PATCH | ASK)* END, then end of file; or ABORT
+ *   receiver: READY (HAVE | PARTS)* RESULT; or ERROR
  *   both:     PING at any time between
  *
- * Blocks are answered in order, each exactly once. PACKED is DATA whose bytes are deflated (RFC 1951).
+ * Blocks are answered in order, each exactly once. Before that the sender may ASK about a block, in order, too; he is told the digests of its PARTS, or
+ * nothing if it can't be read, and may then answer with those parts only that have changed. PACKED: the bytes are deflated (RFC 1951).
  */
 export const MAGIC = Buffer.from('dr-xfer\n', 'latin1');
-export const WIRE_VERSION = 2;
+export const WIRE_VERSION = 3;
 export const PREAMBLE_BYTES = MAGIC.length + 4;
 export const HEADER_BYTES = 8;
 
@@ -25,13 +27,15 @@ export const START_MS = 60_000;
 
 /** Receiver's digests that may be on their way to the sender or not yet answered, in blocks. */
 export const LOOKAHEAD = 1024;
+/** Blocks that the sender may have asked about and not yet answered. */
+export const ASK_MAX = 64;
 /** A frame of digests holds no more than this many. */
 export const HAVE_MAX = 256;
 
 export const TYPE = {
   ping: 0x01, hello: 0x02, abort: 0x03,
-  same: 0x10, zero: 0x11, data: 0x12, end: 0x13, packed: 0x14,
-  ready: 0x20, have: 0x21, result: 0x22, error: 0x23,
+  same: 0x10, zero: 0x11, data: 0x12, end: 0x13, packed: 0x14, ask: 0x15, patch: 0x16, 'packed-patch': 0x17,
+  ready: 0x20, have: 0x21, result: 0x22, error: 0x23, parts: 0x24,
 } as const;
 
 export type FrameType = keyof typeof TYPE;
@@ -41,6 +45,8 @@ const NAMES = new Map<number, FrameType>(Object.entries(TYPE).map(([name, code])
 const RUN_BYTES = 16;
 /** Index and digest of a block, before its bytes. */
 export const DATA_PREFIX_BYTES = 8 + DIGEST_BYTES;
+/** The same and a map of the parts that follow, before these. */
+export const PATCH_PREFIX_BYTES = DATA_PREFIX_BYTES + MAP_BYTES;
 const END_BYTES = 3 * 8 + DIGEST_BYTES;
 const JSON_MAX = 64 * 1024;
 
@@ -86,6 +92,9 @@ function possible(type: FrameType, length: number, blockBytes: number): boolean 
     case 'same': case 'zero': return length === RUN_BYTES;
     case 'end': return length === END_BYTES;
     case 'data': case 'packed': return length > DATA_PREFIX_BYTES && length <= DATA_PREFIX_BYTES + blockBytes;
+    case 'patch': case 'packed-patch': return length >= PATCH_PREFIX_BYTES && length <= PATCH_PREFIX_BYTES + blockBytes;
+    case 'ask': return length === 8;
+    case 'parts': return length >= 8 && length <= 8 + PARTS * PART_DIGEST_BYTES && (length - 8) % PART_DIGEST_BYTES === 0;
     case 'have': return length > 8 && length <= 8 + HAVE_MAX * DIGEST_BYTES && (length - 8) % DIGEST_BYTES === 0;
     case 'hello': case 'abort': case 'ready': case 'result': case 'error': return length > 0 && length <= JSON_MAX;
   }
@@ -120,17 +129,39 @@ export function parseRun(payload: Buffer): Run {
   return { first: number(payload, 0), count: number(payload, 8) };
 }
 
-/** Header and prefix of a data frame; the block's bytes follow, or what they were packed into. */
-export function dataPrefix(type: 'data' | 'packed', index: number, digest: Uint8Array, length: number): Buffer {
-  const bytes = Buffer.alloc(HEADER_BYTES + DATA_PREFIX_BYTES);
-  header(type, DATA_PREFIX_BYTES + length).copy(bytes);
+/** A frame that answers a block with bytes of it. */
+export type BlockFrame = 'data' | 'packed' | 'patch' | 'packed-patch';
+
+/** Header and prefix of such a frame; `length` bytes follow: the block's, or those of the parts on the map, or what they were packed into. */
+export function blockPrefix(type: BlockFrame, index: number, digest: Uint8Array, length: number, map?: Uint8Array): Buffer {
+  const prefixBytes = map === undefined ? DATA_PREFIX_BYTES : PATCH_PREFIX_BYTES;
+  const bytes = Buffer.alloc(HEADER_BYTES + prefixBytes);
+  header(type, prefixBytes + length).copy(bytes);
   bytes.writeBigUInt64LE(BigInt(index), HEADER_BYTES);
   bytes.set(digest, HEADER_BYTES + 8);
+  if (map !== undefined) bytes.set(map, HEADER_BYTES + DATA_PREFIX_BYTES);
   return bytes;
 }
 
-export function parseDataPrefix(prefix: Buffer): { readonly index: number; readonly digest: Buffer } {
-  return { index: number(prefix, 0), digest: Buffer.from(prefix.subarray(8, DATA_PREFIX_BYTES)) };
+/** Bytes of the prefix of such a frame. */
+export function prefixBytes(type: BlockFrame): number {
+  return type === 'patch' || type === 'packed-patch' ? PATCH_PREFIX_BYTES : DATA_PREFIX_BYTES;
+}
+
+export function parseBlockPrefix(prefix: Buffer): { readonly index: number; readonly digest: Buffer; readonly map: Buffer | undefined } {
+  const map = prefix.length === PATCH_PREFIX_BYTES ? Buffer.from(prefix.subarray(DATA_PREFIX_BYTES)) : undefined;
+  return { index: number(prefix, 0), digest: Buffer.from(prefix.subarray(8, DATA_PREFIX_BYTES)), map };
+}
+
+/** What are the parts of this block? */
+export function askFrame(index: number): Buffer {
+  const payload = Buffer.alloc(8);
+  payload.writeBigUInt64LE(BigInt(index), 0);
+  return frame('ask', payload);
+}
+
+export function parseAsk(payload: Buffer): number {
+  return number(payload, 0);
 }
 
 /** How many blocks were answered how. */
@@ -156,15 +187,16 @@ export function parseEnd(payload: Buffer): { readonly counts: Counts; readonly t
   };
 }
 
-export function haveFrame(first: number, digests: Uint8Array): Buffer {
+/** The digests of blocks from `index` on, or of the parts of the block `index`: none if it can't be read. */
+export function digestsFrame(type: 'have' | 'parts', index: number, digests: Uint8Array): Buffer {
   const payload = Buffer.alloc(8 + digests.length);
-  payload.writeBigUInt64LE(BigInt(first), 0);
+  payload.writeBigUInt64LE(BigInt(index), 0);
   payload.set(digests, 8);
-  return frame('have', payload);
+  return frame(type, payload);
 }
 
-export function parseHave(payload: Buffer): { readonly first: number; readonly digests: Buffer } {
-  return { first: number(payload, 0), digests: Buffer.from(payload.subarray(8)) };
+export function parseDigests(payload: Buffer): { readonly index: number; readonly digests: Buffer } {
+  return { index: number(payload, 0), digests: Buffer.from(payload.subarray(8)) };
 }
 
 /** The sender's first words: which ticket, the proof that it was given to him, and what is coming. */

@@ -1,9 +1,10 @@
 import { randomBytes } from 'node:crypto';
 import { open, type FileHandle } from 'node:fs/promises';
 import { log } from '../system/log.js';
+import type { BlockFailure } from './block-jobs.js';
 import type { BlockPool } from './block-pool.js';
 import { destinationFailure } from './failures.js';
-import { HAVE_MAX, haveFrame, LOOKAHEAD } from './frames.js';
+import { digestsFrame, HAVE_MAX, LOOKAHEAD } from './frames.js';
 import { DIGEST_BYTES, lengthOf, type Geometry } from './geometry.js';
 import type { OpenedFile } from './image-file.js';
 import type { WireWriter } from './wire.js';
@@ -80,6 +81,14 @@ export class Holdings {
     }
   }
 
+  /** Tells the sender the digests of the parts of one block: none if it can't be read. */
+  async tellParts(index: number): Promise<void> {
+    const offset = index * this.#disk.blockBytes;
+    const outcome = await this.#pool.parts({ kind: 'parts', fd: this.#image.fd, offset, length: lengthOf(this.#disk, index) });
+    if (outcome.kind !== 'parts') this.#insistUnreadable(offset, outcome);
+    await this.#wire.send(digestsFrame('parts', index, outcome.kind === 'parts' ? outcome.digests : Buffer.alloc(0)));
+  }
+
   async #fromFile(path: string): Promise<void> {
     let file: FileHandle;
     try {
@@ -114,12 +123,17 @@ export class Holdings {
       const offset = index * this.#disk.blockBytes;
       const outcome = await this.#pool.run({ kind: 'read', fd: this.#image.fd, offset, length: lengthOf(this.#disk, index), slot: slot.at });
       if (outcome.kind === 'done') return Buffer.from(outcome.digest);
-      if (outcome.kind !== 'error' || !UNREADABLE.has(outcome.code)) throw destinationFailure(this.#image.path, offset, outcome);
-      log.warn('a block of the image being recycled can\'t be read; it is sent, written and proven like any other', { path: this.#image.path, offset, why: outcome.message });
+      this.#insistUnreadable(offset, outcome);
       return randomBytes(DIGEST_BYTES); // no block has this digest
     } finally {
       this.#pool.release(slot);
     }
+  }
+
+  /** A bad sector is no failure, since it will be written; anything else is. */
+  #insistUnreadable(offset: number, outcome: BlockFailure): void {
+    if (outcome.kind !== 'error' || !UNREADABLE.has(outcome.code)) throw destinationFailure(this.#image.path, offset, outcome);
+    log.warn('a block of the image being recycled can\'t be read; it is sent, written and proven like any other', { path: this.#image.path, offset, why: outcome.message });
   }
 
   async #tell(digests: Buffer): Promise<void> {
@@ -129,7 +143,7 @@ export class Holdings {
       digests.copy(this.#window, (first + index) % LOOKAHEAD * DIGEST_BYTES, index * DIGEST_BYTES, (index + 1) * DIGEST_BYTES);
     }
     this.#offered += count;
-    await this.#wire.send(haveFrame(first, digests));
+    await this.#wire.send(digestsFrame('have', first, digests));
   }
 
   /** Waits until another digest may be offered; false when there is no point any more. */

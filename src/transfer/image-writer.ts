@@ -3,7 +3,8 @@ import { log } from '../system/log.js';
 import { residentBytes } from '../system/page-cache.js';
 import { step } from '../system/steps.js';
 import { discardChunks, dropPages, punchHole, zeroDevice } from '../system/zero-range.js';
-import type { BlockJob } from './block-jobs.js';
+import { markedRanges } from './delta.js';
+import type { DiskJob } from './block-jobs.js';
 import type { BlockPool, Slot } from './block-pool.js';
 import { asDestinationError, destinationFailure } from './failures.js';
 import type { Run } from './frames.js';
@@ -16,6 +17,9 @@ const CLEAR_FROM_BLOCKS = 4;
 const CLEAR_UP_TO_BLOCKS = 16 * 1024;
 /** Writes and ranges of zeros that may be under way or waiting. */
 const MAX_UNDER_WAY = 64;
+/** How a block was sent, if not as it is. */
+type Sent = Pick<Extract<DiskJob, { kind: 'write' }>, 'packed' | 'map'>;
+
 /** Blocks that are read back or written at once in a range of zeros. */
 const ZERO_BATCH = 4;
 
@@ -68,10 +72,10 @@ export class ImageWriter {
     await dropPages(this.#openFile).catch(() => undefined); // what stays will count against the proof
   }
 
-  /** Takes over the slot and gives it back to the pool when the block is proven. `packed`: into how many bytes in it. */
-  data(index: number, digest: Buffer, slot: Slot, packed?: number): void {
+  /** Takes over the slot and gives it back to the pool when the block is proven. What is in it may be packed into so many bytes, and only the parts on a map. */
+  data(index: number, digest: Buffer, slot: Slot, sent: Sent = {}): void {
     this.#beforeWrite();
-    this.#track(this.#block(index, digest, slot, packed).finally(() => { this.#pool.release(slot); }));
+    this.#track(this.#block(index, digest, slot, sent).finally(() => { this.#pool.release(slot); }));
   }
 
   /** These blocks must end as zeros, whatever is there now. Neighbouring runs are dealt with together. */
@@ -130,17 +134,18 @@ export class ImageWriter {
   }
 
   /** Writes one block, zeros without a slot, and proves it. */
-  async #block(index: number, digest: Buffer, slot: Slot | undefined, packed?: number): Promise<void> {
+  async #block(index: number, digest: Buffer, slot: Slot | undefined, sent: Sent = {}): Promise<void> {
     const length = lengthOf(this.#disk, index);
     await this.#perform({
       kind: 'write', fd: this.#image.fd, tailFd: this.#image.tailFd, offset: index * this.#disk.blockBytes, length, digest, readBack: this.#readBack,
-      ...(slot === undefined ? {} : { slot: slot.at }), ...(packed === undefined ? {} : { packed }),
+      ...(slot === undefined ? {} : { slot: slot.at }), ...sent,
     });
-    this.#bytesWritten += length;
+    const ranges = sent.map === undefined ? [[0, length]] as const : markedRanges(sent.map, length, this.#disk.blockBytes, SECTOR_BYTES);
+    this.#bytesWritten += ranges.reduce((sum, [start, end]) => sum + end - start, 0);
     step('receive-after-block');
   }
 
-  async #perform(job: Extract<BlockJob, { offset: number }>): Promise<void> {
+  async #perform(job: DiskJob): Promise<void> {
     const outcome = await this.#pool.run(job);
     if (outcome.kind !== 'done') throw destinationFailure(this.#image.path, job.offset, outcome);
   }

@@ -8,7 +8,7 @@ import { Accounting } from './accounting.js';
 import type { BlockPool } from './block-pool.js';
 import { DigestFile } from './digest-file.js';
 import { asDestinationError } from './failures.js';
-import { DATA_PREFIX_BYTES, jsonFrame, parseDataPrefix, parseEnd, parseError, parseHello, parseRun, type Hello, type Received, type Run } from './frames.js';
+import { jsonFrame, parseAsk, parseBlockPrefix, parseEnd, parseError, parseHello, parseRun, prefixBytes, type BlockFrame, type Hello, type Received, type Run } from './frames.js';
 import { DIGEST_BYTES, geometry, imageDigest, zeroDigests, type Geometry } from './geometry.js';
 import { Holdings } from './holdings.js';
 import { openToWrite, type OpenedImage } from './image-file.js';
@@ -135,7 +135,7 @@ class Receiving {
       throw this.#failure ?? error;
     } finally {
       holdings.stop();
-      await Promise.allSettled([offering, writer.settled()]); // no thread may use the image after it is closed
+      await Promise.allSettled([offering, writer.settled(), ...this.#telling]); // no thread may use the image after it is closed
     }
   }
 
@@ -162,8 +162,14 @@ class Receiving {
           if (!holes) writer.zeros(run); // in a fresh file they are holes that we made
           break;
         }
-        case 'data': case 'packed':
-          await this.#data(found.type, writer, digests, found.length - DATA_PREFIX_BYTES);
+        case 'ask': {
+          const index = parseAsk(await this.#reader.payload(found.length));
+          this.#accounting.ask(index, holdings.offered);
+          this.#tellParts(holdings, index);
+          break;
+        }
+        case 'data': case 'packed': case 'patch': case 'packed-patch':
+          await this.#data(found.type, writer, digests, found.length - prefixBytes(found.type));
           break;
         case 'end': {
           const { counts, total } = parseEnd(await this.#reader.payload(found.length));
@@ -172,7 +178,7 @@ class Receiving {
           return total;
         }
         case 'abort': throw DrError.fromData(parseError(await this.#reader.payload(found.length)));
-        case 'ping': case 'hello': case 'ready': case 'have': case 'result': case 'error':
+        case 'ping': case 'hello': case 'ready': case 'have': case 'parts': case 'result': case 'error':
           throw new Refusal('out-of-place', found.type);
       }
       holdings.answered(this.#accounting.next);
@@ -180,9 +186,18 @@ class Receiving {
     }
   }
 
-  async #data(type: 'data' | 'packed', writer: ImageWriter, digests: DigestFile, length: number): Promise<void> {
-    const { index, digest } = parseDataPrefix(await this.#reader.payload(DATA_PREFIX_BYTES));
-    this.#accounting.data(type, index, length);
+  /** Questions that are being answered. */
+  readonly #telling = new Set<Promise<void>>();
+
+  #tellParts(holdings: Holdings, index: number): void {
+    const telling = holdings.tellParts(index).catch((error: unknown) => { this.#fail(asDestinationError(this.#admission.offer.path, error)); })
+      .finally(() => { this.#telling.delete(telling); });
+    this.#telling.add(telling);
+  }
+
+  async #data(type: BlockFrame, writer: ImageWriter, digests: DigestFile, length: number): Promise<void> {
+    const { index, digest, map } = parseBlockPrefix(await this.#reader.payload(prefixBytes(type)));
+    this.#accounting.data(type, index, length, map);
     const slot = await this.#options.pool.acquire();
     try {
       if (!await this.#reader.fill(slot.bytes.subarray(0, length))) throw new Refusal('truncated', 'before a block\'s bytes');
@@ -191,7 +206,7 @@ class Receiving {
       throw error;
     }
     await digests.add(digest);
-    writer.data(index, digest, slot, type === 'packed' ? length : undefined);
+    writer.data(index, digest, slot, { ...(type === 'packed' || type === 'packed-patch' ? { packed: length } : {}), ...(map === undefined ? {} : { map }) });
   }
 
   async #addZeros(digests: DigestFile, { first, count }: Run): Promise<void> {

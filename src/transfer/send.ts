@@ -1,13 +1,14 @@
 import { DrError } from '../model/errors.js';
 import type { DataSource } from '../model/host.js';
 import { step } from '../system/steps.js';
-import { Answers } from './answers.js';
-import { BlockPool } from './block-pool.js';
+import { Answers, type Outgoing } from './answers.js';
+import { BlockPool, type Slot } from './block-pool.js';
 import { Comparison } from './comparison.js';
-import { jsonFrame, parseError, parseHave, parseReady, parseResult, START_MS, type Received } from './frames.js';
+import { blockPrefix, jsonFrame, parseDigests, parseError, parseReady, parseResult, START_MS, type Received } from './frames.js';
 import { BLOCK_BYTES, imageDigest, ImageHash, lengthOf, zeroDigests } from './geometry.js';
 import { DigestKeeper } from './kept-digests.js';
 import { connectReceiver, type Destination, type ReceiverConnection } from './receiver-connection.js';
+import { Questions } from './questions.js';
 import { Refusal } from './refusals.js';
 import { SourceReader, type Held } from './source-reader.js';
 import { Throttle, type LimitStep } from './throttle.js';
@@ -88,6 +89,8 @@ class Transmission {
   readonly #reader: WireReader;
   readonly #wire: WireWriter;
   readonly #comparison: Comparison;
+  readonly #questions: Questions;
+  readonly #zeroDigest: (index: number) => Buffer;
   #listening: Promise<void> = Promise.resolve();
   #toldAll = false;
   #failure: DrError | undefined;
@@ -104,6 +107,8 @@ class Transmission {
     this.#wire = new WireWriter(this.#connection.output, () => { void this.#broken(); },
       order.limit === undefined ? undefined : new Throttle(order.limit));
     this.#comparison = new Comparison(source.disk.blocks);
+    this.#questions = new Questions(source.disk, this.#wire);
+    this.#zeroDigest = zeroDigests(source.disk);
   }
 
   async run(): Promise<Sent> {
@@ -142,8 +147,6 @@ class Transmission {
     const wire = this.#wire;
     await wire.preamble();
     await wire.send(jsonFrame('hello', { ticket: this.#order.ticket, secret: this.#order.secret, bytes: source.bytes, blockBytes: disk.blockBytes }));
-    const packBelow = this.#sending.packBelow ?? PACK_BELOW;
-    const zeroDigest = zeroDigests(disk);
     const hash = new ImageHash();
     const answers = new Answers(wire, () => { void this.#broken(); });
     const told = (blocks: number): void => {
@@ -190,25 +193,49 @@ class Transmission {
       if (this.#comparison.holds(index, digest)) {
         this.#pool.release(slot);
         await answers.run('same', index);
-      } else if (digest.equals(zeroDigest(index))) {
+      } else if (digest.equals(this.#zeroDigest(index))) {
         this.#pool.release(slot);
         await answers.run('zero', index);
       } else {
         onTheWay += 1;
-        const packed = wire.bytesPerSecond < packBelow ? await this.#pool.pack(slot, lengthOf(disk, index), digest) : undefined;
-        await answers.data(packed === undefined ? 'data' : 'packed', index, digest, slot.bytes.subarray(0, packed ?? lengthOf(disk, index)), () => {
+        await answers.block(this.#outgoing(index, digest, slot, () => {
           this.#pool.release(slot);
           onTheWay -= 1;
           told(index + 1);
-        });
+        }));
       }
       answered(index + 1);
       step('send-after-block');
     }
     const total = hash.finish();
+    await answers.flush();
     this.#toldAll = true;
     await answers.end(total);
     return total;
+  }
+
+  /** What is to be sent of a block that differs: as much of it as has changed, packed where that pays. */
+  #outgoing(index: number, digest: Buffer, slot: Slot, out: () => void): Outgoing | Promise<Outgoing> {
+    const length = lengthOf(this.#source.disk, index);
+    const pack = this.#wire.bytesPerSecond < (this.#sending.packBelow ?? PACK_BELOW);
+    const ask = this.#comparison.compares && !this.#comparison.matches(index, this.#zeroDigest(index)) && this.#questions.worthwhile();
+    if (!ask && !pack) return { prefix: blockPrefix('data', index, digest, length), bytes: slot.bytes.subarray(0, length), out };
+    return this.#prepare(index, digest, slot, { ask, pack }).then((ready) => ({ ...ready, out }), (error: unknown) => {
+      this.#fail(DrError.from(error));
+      throw error;
+    });
+  }
+
+  async #prepare(index: number, digest: Buffer, slot: Slot, how: { readonly ask: boolean; readonly pack: boolean }): Promise<Omit<Outgoing, 'out'>> {
+    const whole = lengthOf(this.#source.disk, index);
+    const held = how.ask ? await this.#questions.ask(index) : undefined;
+    const job = { slot: slot.at, length: whole };
+    const { length, packed, map } = held !== undefined ? await this.#pool.prepare({ kind: 'delta', ...job, held, pack: how.pack })
+      : how.pack ? await this.#pool.prepare({ kind: 'pack', ...job })
+      : { length: whole, packed: false };
+    if (held !== undefined) this.#questions.learn(map === undefined ? 0 : 1 - length / whole);
+    const type = map === undefined ? packed ? 'packed' : 'data' : packed ? 'packed-patch' : 'patch';
+    return { prefix: blockPrefix(type, index, digest, length, map), bytes: slot.bytes.subarray(0, length) };
   }
 
   /** Takes in what the receiver says until it ends; turns its end, or a word that has no place, into the failure of all. */
@@ -223,8 +250,13 @@ class Transmission {
             this.#comparison.ready(parseReady(await this.#reader.payload(found.length)).compare);
             break;
           case 'have': {
-            const { first, digests } = parseHave(await this.#reader.payload(found.length));
-            this.#comparison.add(first, digests);
+            const { index, digests } = parseDigests(await this.#reader.payload(found.length));
+            this.#comparison.add(index, digests);
+            break;
+          }
+          case 'parts': {
+            const { index, digests } = parseDigests(await this.#reader.payload(found.length));
+            this.#questions.answered(index, digests);
             break;
           }
           case 'result':
@@ -232,7 +264,7 @@ class Transmission {
             this.#result = parseResult(await this.#reader.payload(found.length));
             return;
           case 'error': throw DrError.fromData(parseError(await this.#reader.payload(found.length)));
-          case 'ping': case 'hello': case 'abort': case 'same': case 'zero': case 'data': case 'packed': case 'end':
+          case 'ping': case 'hello': case 'abort': case 'same': case 'zero': case 'data': case 'packed': case 'patch': case 'packed-patch': case 'ask': case 'end':
             throw new Refusal('out-of-place', found.type);
         }
       }
@@ -260,6 +292,7 @@ class Transmission {
   #fail(error: DrError): void {
     this.#failure ??= error;
     this.#comparison.fail(this.#failure);
+    this.#questions.fail(this.#failure);
     this.#pool.fail(this.#failure);
     this.#reader.fail(this.#failure);
     if (error.code !== 'source-failed' && error.code !== 'cancelled') this.#wire.close();

@@ -1,4 +1,4 @@
-import { HEADER_BYTES, PREAMBLE_BYTES, TYPE } from '../../src/transfer/frames.js';
+import { DATA_PREFIX_BYTES, HEADER_BYTES, PREAMBLE_BYTES, TYPE } from '../../src/transfer/frames.js';
 
 /** A recorded stream taken to pieces, and everything that can go wrong with it. */
 export interface Stream {
@@ -29,7 +29,7 @@ export class Dice {
 
 export function takeApart(bytes: Buffer): Stream {
   const frames: Buffer[] = [];
-  for (let at = PREAMBLE_BYTES; at < bytes.length;) {
+  for (let at = PREAMBLE_BYTES; at + HEADER_BYTES <= bytes.length;) {
     const length = HEADER_BYTES + bytes.readUInt32LE(at + 4);
     frames.push(Buffer.from(bytes.subarray(at, at + length)));
     at += length;
@@ -75,6 +75,9 @@ const hello = (stream: Stream, change: (greeting: Record<string, unknown>) => un
   const greeting = JSON.parse((stream.frames[0] as Buffer).subarray(HEADER_BYTES).toString()) as Record<string, unknown>;
   return replaceFrame(stream, 0, frameOf(TYPE.hello, Buffer.from(JSON.stringify(change(greeting)))));
 };
+
+/** Answers that have a block's bytes, or some of them. */
+const BLOCKS: readonly number[] = [TYPE.data, TYPE.packed, TYPE.patch, TYPE['packed-patch']];
 
 const numbers = (dice: Dice): bigint => dice.pick([0n, 1n, 2n, 3n, 5n, 9n, 13n, 14n, 1000n, 2n ** 32n, 2n ** 53n, 2n ** 64n - 1n]);
 
@@ -149,21 +152,31 @@ const CHANGES: Readonly<Record<string, Change>> = {
     return { what: `kind of run ${String(index)}`, bytes: edited(stream, index, (frame) => { frame[0] = frame[0] === TYPE.same ? TYPE.zero : TYPE.same; }) };
   },
   'a block of another index': (stream, dice) => {
-    const index = dice.pick(ofType(stream, TYPE.data, TYPE.packed));
+    const index = dice.pick(ofType(stream, ...BLOCKS, TYPE.ask));
     return { what: `index in ${String(index)}`, bytes: edited(stream, index, (frame) => { frame.writeBigUInt64LE(numbers(dice), HEADER_BYTES); }) };
   },
-  'a block called packed, or a packed one not': (stream, dice) => {
-    const index = dice.pick(ofType(stream, TYPE.data, TYPE.packed));
-    return { what: `kind of block ${String(index)}`, bytes: edited(stream, index, (frame) => { frame[0] = frame[0] === TYPE.data ? TYPE.packed : TYPE.data; }) };
+  'a block called something else': (stream, dice) => {
+    const index = dice.pick(ofType(stream, ...BLOCKS));
+    return { what: `kind of block ${String(index)}`, bytes: edited(stream, index, (frame) => { frame[0] = dice.pick(BLOCKS.filter((type) => type !== frame[0])); }) };
+  },
+  'a patch of other parts': (stream, dice) => {
+    const patches = ofType(stream, TYPE.patch, TYPE['packed-patch']);
+    const index = dice.pick(patches.length > 0 ? patches : ofType(stream, ...BLOCKS));
+    return { what: `map of ${String(index)}`, bytes: edited(stream, index, (frame) => { const at = HEADER_BYTES + DATA_PREFIX_BYTES + dice.roll(32); if (at < frame.length) frame[at] = (frame[at] ?? 0) ^ (1 << dice.roll(8)); }) };
+  },
+  'a question left out': (stream, dice) => {
+    const questions = ofType(stream, TYPE.ask);
+    const index = questions.length > 0 ? dice.pick(questions) : dice.roll(stream.frames.length);
+    return { what: `without question ${String(index)}`, bytes: replaceFrame(stream, index) };
   },
   'a block\'s bytes or digest changed': (stream, dice) => {
-    const index = dice.pick(ofType(stream, TYPE.data, TYPE.packed));
+    const index = dice.pick(ofType(stream, ...BLOCKS));
     return { what: `content of ${String(index)}`, bytes: edited(stream, index, (frame) => { const at = HEADER_BYTES + 8 + dice.roll(frame.length - HEADER_BYTES - 8); frame[at] = (frame[at] ?? 0) ^ 0x10; }) };
   },
   'a block cut short': (stream, dice) => {
-    const index = dice.pick(ofType(stream, TYPE.data, TYPE.packed));
+    const index = dice.pick(ofType(stream, ...BLOCKS));
     const frame = stream.frames[index] as Buffer;
-    return { what: `block ${String(index)} cut`, bytes: replaceFrame(stream, index, frameOf(frame[0] ?? 0, frame.subarray(HEADER_BYTES, frame.length - 1 - dice.roll(frame.length - HEADER_BYTES - 42)))) };
+    return { what: `block ${String(index)} cut`, bytes: replaceFrame(stream, index, frameOf(frame[0] ?? 0, frame.subarray(HEADER_BYTES, frame.length - 1 - dice.roll(Math.max(1, frame.length - HEADER_BYTES - 42))))) };
   },
   'another block in its place, with its digest': (stream, dice) => {
     const data = ofType(stream, TYPE.data).slice(0, -1); // the last one has another length

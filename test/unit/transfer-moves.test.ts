@@ -48,9 +48,10 @@ describe('moving a disk', function () {
     const source = await ground.disk('source', 'abcd');
     const path = await ground.disk('image', 'abcd');
     const pool = new BlockPool();
-    const run = pool.run.bind(pool);
+    const [run, parts] = [pool.run.bind(pool), pool.parts.bind(pool)];
     // A bad sector that writing cures.
     let bad = true;
+    pool.parts = async (job) => job.offset === 2 * MIB && bad ? { kind: 'error', code: 'EIO', message: 'EIO: i/o error, read' } : await parts(job);
     pool.run = async (job) => {
       if (job.kind === 'write') bad = false;
       return job.kind === 'read' && job.offset === 2 * MIB && bad ? { kind: 'error', code: 'EIO', message: 'EIO: i/o error, read' } : await run(job);
@@ -204,7 +205,7 @@ describe('moving a disk', function () {
     await handle.close();
     const { received } = await ground.move({ path: source, bytes: 4 * MIB }, { path, start: 'read', ticket: made });
     await equal(source, path);
-    assert.equal(received.bytesWritten, MIB);
+    assert.equal(received.bytesWritten, 4096);
     assert.notEqual(received.provenSince, '2026-01-01T00:00:00Z');
   });
 

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { Readable, type Transform } from 'node:stream';
 import { DrError } from '../../src/model/errors.js';
 import { BlockPool } from '../../src/transfer/block-pool.js';
-import { DATA_PREFIX_BYTES, HEADER_BYTES, jsonFrame, haveFrame, preamble, PREAMBLE_BYTES, TYPE } from '../../src/transfer/frames.js';
+import { DATA_PREFIX_BYTES, HEADER_BYTES, digestsFrame, jsonFrame, preamble, PREAMBLE_BYTES, TYPE } from '../../src/transfer/frames.js';
 import { digestOf } from '../../src/transfer/geometry.js';
 import { identify } from '../../src/transfer/image-file.js';
 import { receive } from '../../src/transfer/receive.js';
@@ -33,6 +33,10 @@ const TALES = {
   punched: { source: 'ab.....cdabce', old: 'abfffffffabff' },
   /** `#` is the same byte throughout, and goes packed. */
   packed: { source: 'a##..b#cd##a#', old: undefined },
+  /** A capital is its letter with another byte, `Z` is `z` with many that are the same. */
+  patched: { source: 'aBZ..cdabcAbE', old: 'abzffffabfabe' },
+  /** One question: for what a receiver says. */
+  asked: { source: 'abzffffabfAbe', old: 'abzffffabfabe' },
 } as const;
 type Tale = keyof typeof TALES;
 
@@ -92,13 +96,16 @@ describe('a stream that is not what it should be', function () {
     await writeFile(path('source'), disk(TALES[tale].source));
     const received = receiving(there, back, await offer(tale, true));
     await send({ source: { path: path('source'), bytes: BYTES, direct: true }, to: { host: 'local', agentCommand: [] }, ticket: 'ours', secret: 'secret' },
-      { blockBytes: BLOCK, ...(tale === 'packed' ? { packBelow: Number.POSITIVE_INFINITY } : {}), connect: () => ({ input: heard, output: there, ended: () => Promise.resolve('it ended'), kill: () => undefined }) });
+      { blockBytes: BLOCK, ...(tale === 'packed' || tale === 'patched' ? { packBelow: Number.POSITIVE_INFINITY } : {}), connect: () => ({ input: heard, output: there, ended: () => Promise.resolve('it ended'), kill: () => undefined }) });
     await received;
     assert.ok((await readFile(path('image'))).equals(disk(TALES[tale].source)));
     const recorded = takeApart(Buffer.concat(said));
-    answer = takeApart(Buffer.concat(answered));
     const types = recorded.frames.map((frame) => frame.readUInt8(0));
-    for (const type of [TYPE.hello, ...(TALES[tale].old === undefined ? [] : [TYPE.same]), ...(tale === 'packed' ? [TYPE.packed] : []), TYPE.zero, TYPE.data, TYPE.end]) assert.ok(types.includes(type), `the recorded stream has no frame of type ${String(type)}`);
+    if (tale === 'asked') {
+      answer = takeApart(Buffer.concat(answered));
+      return recorded;
+    }
+    for (const type of [TYPE.hello, ...(TALES[tale].old === undefined ? [] : [TYPE.same]), ...(tale === 'packed' ? [TYPE.packed] : []), ...(tale === 'patched' ? [TYPE.ask, TYPE.patch, TYPE['packed-patch']] : []), TYPE.zero, TYPE.data, TYPE.end]) assert.ok(types.includes(type), `the recorded stream has no frame of type ${String(type)}`);
     return recorded;
   }
 
@@ -142,7 +149,7 @@ describe('a stream that is not what it should be', function () {
     }
   });
 
-  for (const tale of ['compared', 'fresh', 'packed'] as const) {
+  for (const tale of ['compared', 'fresh', 'packed', 'patched'] as const) {
     it(`is refused as truncated wherever it ends between two frames, or within what comes before a block's bytes (${tale})`, async () => {
       const whole = putTogether(streamOf(tale));
       const ends = endsOf(streamOf(tale));
@@ -171,7 +178,7 @@ describe('a stream that is not what it should be', function () {
   it(`is refused, or arrives whole, in ${String(STREAMS)} mutations`, async () => {
     const dice = new Dice(SEED);
     for (let round = 0; round < STREAMS; round++) {
-      const tale = round % 80 === 7 ? 'punched' : round % 4 === 3 ? 'fresh' : round % 4 === 2 ? 'packed' : 'compared';
+      const tale = round % 80 === 7 ? 'punched' : (['compared', 'patched', 'packed', 'fresh'] as const)[round % 4] ?? 'compared';
       const mutant = mutate(dice.pick(CHANGE_NAMES), streamOf(tale), dice);
       hit(await play(tale, { ...mutant, what: `round ${String(round)} of seed ${String(SEED)}: ${mutant.what}` }, round % 100 === 0));
     }
@@ -180,11 +187,12 @@ describe('a stream that is not what it should be', function () {
   describe('on its way back to the sender', () => {
     const zero = Buffer.alloc(32);
     const cases: readonly (readonly [RefusalName, string, (greeted: Buffer) => Buffer])[] = [
-      ['lookahead', 'digests that leave out a block', (ready) => Buffer.concat([ready, haveFrame(1, zero)])],
-      ['lookahead', 'digests of blocks that the disk does not have', (ready) => Buffer.concat([ready, haveFrame(0, Buffer.alloc(14 * 32))])],
+      ['lookahead', 'digests that leave out a block', (ready) => Buffer.concat([ready, digestsFrame('have', 1, zero)])],
+      ['out-of-place', 'parts that were not asked for', (ready) => Buffer.concat([ready, digestsFrame('parts', 0, Buffer.alloc(256 * 16))])],
+      ['lookahead', 'digests of blocks that the disk does not have', (ready) => Buffer.concat([ready, digestsFrame('have', 0, Buffer.alloc(14 * 32))])],
       ['out-of-place', 'a result before the end', (ready) => Buffer.concat([ready, jsonFrame('result', { digest: 'x', bytesWritten: 0, proof: 'device', provenSince: '' })])],
       ['out-of-place', 'readiness twice', (ready) => Buffer.concat([ready, jsonFrame('ready', { compare: true })])],
-      ['out-of-place', 'digests before readiness', () => Buffer.concat([preamble(), haveFrame(0, zero)])],
+      ['out-of-place', 'digests before readiness', () => Buffer.concat([preamble(), digestsFrame('have', 0, zero)])],
       ['out-of-place', 'a greeting', (ready) => Buffer.concat([ready, jsonFrame('hello', {})])],
       ['bad-json', 'readiness for what', () => Buffer.concat([preamble(), jsonFrame('ready', { compare: 'perhaps' })])],
       ['bad-json', 'an error without a code', (ready) => Buffer.concat([ready, jsonFrame('error', { message: 'no' })])],
@@ -213,13 +221,21 @@ describe('a stream that is not what it should be', function () {
       for (const end of ends) assert.equal(await answered({ what: `ends at ${String(end)}`, bytes: whole.subarray(0, end) }), 'connection-lost');
     });
 
-    /** Plays what a receiver says to a sender, the result not before it is due; how that ended. */
+    /** Plays what a receiver says to a sender, nothing before it is due: parts after the question, the result after the end. How that ended. */
     async function answered({ what, bytes }: Mutant): Promise<string> {
       const [there, back] = [pipe(), pipe()];
       const due = Math.max(0, bytes.length - (answer.frames.at(-1)?.length ?? 0));
-      there.resume();
-      there.on('end', () => { back.end(bytes.subarray(due)); });
-      back.write(bytes.subarray(0, due));
+      const parts = Math.min(due, (framesEnd(answer)[1 + answer.frames.findIndex((frame) => frame.readUInt8(0) === TYPE.parts)] ?? 0));
+      let heard = Buffer.alloc(0);
+      let asked = false;
+      there.on('data', (chunk: Buffer) => {
+        heard = Buffer.concat([heard, chunk]);
+        if (asked || !takeApart(heard).frames.some((frame) => frame.length === HEADER_BYTES + 8 && frame.readUInt8(0) === TYPE.ask)) return;
+        asked = true;
+        back.write(bytes.subarray(parts, due));
+      });
+      there.on('end', () => { back.end(bytes.subarray(asked ? due : parts)); });
+      back.write(bytes.subarray(0, parts));
       await using threads = new BlockPool({ slots: 4, workers: 1, blockBytes: BLOCK });
       const error: unknown = await sendOver(there, back, 100, threads).then(() => undefined, (thrown: unknown) => thrown);
       if (error === undefined) return 'sent';
@@ -284,8 +300,11 @@ function disk(letters: string): Buffer {
   if (made === undefined) {
     made = Buffer.concat([...letters].map((letter) => {
       if (letter === '.' || letter === '#') return Buffer.alloc(BLOCK, letter === '.' ? 0 : 0xff);
-      const dice = new Dice(letter.charCodeAt(0));
-      return Buffer.from(Array.from({ length: BLOCK }, () => dice.roll(256)));
+      const dice = new Dice(letter.toLowerCase().charCodeAt(0));
+      const block = Buffer.from(Array.from({ length: BLOCK }, () => dice.roll(256)));
+      if (letter === 'Z') block.fill(0x55, 1000, 3000);
+      else if (letter !== letter.toLowerCase()) block[500] = 255 - (block[500] ?? 0);
+      return block;
     })).subarray(0, BYTES);
     disks.set(letters, made);
   }
@@ -303,7 +322,7 @@ function framesEnd({ frames }: Stream): number[] {
 function endsOf(stream: Stream): number[] {
   const starts = framesEnd(stream).slice(1);
   const within = stream.frames.flatMap((frame, index) => {
-    const told = frame.readUInt8(0) === TYPE.data ? HEADER_BYTES + DATA_PREFIX_BYTES + 1 : frame.length - 1;
+    const told = [TYPE.data, TYPE.patch].some((type) => type === frame.readUInt8(0)) ? HEADER_BYTES + DATA_PREFIX_BYTES + 1 : frame.length - 1;
     return Array.from({ length: told }, (_, byte) => (starts[index] ?? 0) + byte + 1);
   });
   return [...new Set([...Array.from({ length: PREAMBLE_BYTES }, (_, byte) => byte), ...starts, ...within])];

@@ -3,7 +3,7 @@ import { readdir, readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startTime } from '../../src/system/processes.js';
 import { ourselves, start } from '../../src/system/run.js';
-import type { BlockJob, BlockOutcome } from '../../src/transfer/block-jobs.js';
+import type { DiskJob, DiskOutcome } from '../../src/transfer/block-jobs.js';
 import { BlockPool } from '../../src/transfer/block-pool.js';
 import type { SendOrder } from '../../src/transfer/send.js';
 import { makeTicket, receiverOf, ticketDirectory } from '../../src/transfer/ticket.js';
@@ -17,7 +17,7 @@ const LONG_MS = 14_000;
 
 /** A disk on which every write takes very long. */
 class SlowPool extends BlockPool {
-  override async run(job: BlockJob): Promise<BlockOutcome> {
+  override async run(job: DiskJob): Promise<DiskOutcome> {
     if (job.kind === 'write') await sleep(LONG_MS);
     return await super.run(job);
   }

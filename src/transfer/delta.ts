@@ -1,0 +1,103 @@
+import { digestOf, PARTS } from './geometry.js';
+
+/**
+ * What has changed within a block. Parts are compared by short digests, which need not be proof against anything: whatever a patch makes of a block
+ * is held against the digest of the whole block. A map has a bit for each part, lowest first; of a short block the rest are 0.
+ */
+
+/** Bytes of a part's digest. */
+export const PART_DIGEST_BYTES = 16;
+/** Bytes of a map. */
+export const MAP_BYTES = PARTS / 8;
+
+/** Bytes of a part of a block. */
+function partBytes(blockBytes: number): number {
+  return blockBytes / PARTS;
+}
+
+/** How many parts so many bytes of a block have. */
+export function partsIn(length: number, blockBytes: number): number {
+  return Math.ceil(length / partBytes(blockBytes));
+}
+
+/** The digests of a block's parts, in order. */
+export function digestParts(block: Uint8Array, blockBytes: number): Uint8Array {
+  const size = partBytes(blockBytes);
+  const digests = new Uint8Array(partsIn(block.length, blockBytes) * PART_DIGEST_BYTES);
+  for (let at = 0, to = 0; at < block.length; at += size, to += PART_DIGEST_BYTES) digests.set(digestOf(block.subarray(at, at + size)).subarray(0, PART_DIGEST_BYTES), to);
+  return digests;
+}
+
+/** Which parts of a block are not those that have these digests. */
+export function changedParts(block: Uint8Array, blockBytes: number, held: Uint8Array): Uint8Array {
+  const digests = digestParts(block, blockBytes);
+  const map = new Uint8Array(MAP_BYTES);
+  for (let part = 0; part * PART_DIGEST_BYTES < digests.length; part++) {
+    const [from, until] = [part * PART_DIGEST_BYTES, (part + 1) * PART_DIGEST_BYTES];
+    if (Buffer.compare(digests.subarray(from, until), held.subarray(from, until)) !== 0) mark(map, part);
+  }
+  return map;
+}
+
+function mark(map: Uint8Array, part: number): void {
+  map[part >> 3] = (map[part >> 3] ?? 0) | (1 << (part & 7));
+}
+
+function isMarked(map: Uint8Array, part: number): boolean {
+  return ((map[part >> 3] ?? 0) & (1 << (part & 7))) !== 0;
+}
+
+/** Bytes of the marked parts of a block of `length` bytes; undefined if one is marked that the block does not have. */
+export function patchBytes(map: Uint8Array, length: number, blockBytes: number): number | undefined {
+  const parts = partsIn(length, blockBytes);
+  let bytes = 0;
+  for (let part = 0; part < PARTS; part++) {
+    if (!isMarked(map, part)) continue;
+    if (part >= parts) return undefined;
+    bytes += Math.min(partBytes(blockBytes), length - part * partBytes(blockBytes));
+  }
+  return bytes;
+}
+
+/** Moves the marked parts of a block to its beginning, in order; how many bytes they are. What is behind them is garbage. */
+export function gather(block: Uint8Array, map: Uint8Array, blockBytes: number): number {
+  const size = partBytes(blockBytes);
+  let to = 0;
+  for (let part = 0; part * size < block.length; part++) {
+    if (!isMarked(map, part)) continue;
+    block.copyWithin(to, part * size, Math.min(block.length, (part + 1) * size));
+    to += Math.min(size, block.length - part * size);
+  }
+  return to;
+}
+
+/** The other way round: the beginning of `block` has the marked parts, `old` all others. */
+export function scatter(block: Uint8Array, map: Uint8Array, blockBytes: number, old: Uint8Array): void {
+  const size = partBytes(blockBytes);
+  let from = patchBytes(map, block.length, blockBytes) ?? 0;
+  // From the last to the first: nothing is overwritten that has not been moved.
+  for (let part = partsIn(block.length, blockBytes) - 1; part >= 0; part--) {
+    const [at, until] = [part * size, Math.min(block.length, (part + 1) * size)];
+    if (isMarked(map, part)) {
+      from -= until - at;
+      block.copyWithin(at, from, from + until - at);
+    } else {
+      block.set(old.subarray(at, until), at);
+    }
+  }
+}
+
+/** The marked ranges of a block, `[start, end)` in bytes, widened to whole sectors (the last one as far as the block goes) and joined where they meet. */
+export function markedRanges(map: Uint8Array, length: number, blockBytes: number, sectorBytes: number): readonly (readonly [number, number])[] {
+  const size = partBytes(blockBytes);
+  const ranges: [number, number][] = [];
+  for (let part = 0; part * size < length; part++) {
+    if (!isMarked(map, part)) continue;
+    const start = Math.floor(part * size / sectorBytes) * sectorBytes;
+    const end = Math.min(length, Math.ceil((part + 1) * size / sectorBytes) * sectorBytes);
+    const last = ranges.at(-1);
+    if (last !== undefined && start <= last[1]) last[1] = end;
+    else ranges.push([start, end]);
+  }
+  return ranges;
+}
