@@ -9,12 +9,26 @@ export type BlockJob = DiskJob | PackJob | PartsJob | DeltaJob;
 export type DiskJob =
   /** Reads a block into the slot at `slot` and digests it. */
   | { readonly kind: 'read'; readonly fd: number; readonly offset: number; readonly length: number; readonly slot: number }
-  /** Writes the block in the slot (absent: zeros) and proves that it is there. With `packed` the slot holds so many bytes that it must be unpacked from,
-   *  with `map` only the parts on it: all others are as they were. */
-  | { readonly kind: 'write'; readonly fd: number; readonly tailFd: number; readonly offset: number; readonly length: number;
-      readonly slot?: number; readonly packed?: number; readonly map?: Uint8Array; readonly digest: Uint8Array; readonly readBack: boolean }
+  | WriteJob
   /** Reads a block back and compares. */
   | { readonly kind: 'prove'; readonly fd: number; readonly offset: number; readonly length: number; readonly digest: Uint8Array };
+
+/**
+ * Writes the block in the slot (absent: zeros) and proves that it is there. With `packed` the slot holds so many bytes that it must be unpacked from,
+ * with `map` only the parts on it: all others are as they were.
+ */
+export interface WriteJob {
+  readonly kind: 'write';
+  readonly fd: number;
+  readonly tailFd: number;
+  readonly offset: number;
+  readonly length: number;
+  readonly slot?: number;
+  readonly packed?: number;
+  readonly map?: Uint8Array;
+  readonly digest: Uint8Array;
+  readonly readBack: boolean;
+}
 
 /** Packs the block in the slot, in its place, if it shrinks. */
 export interface PackJob { readonly kind: 'pack'; readonly slot: number; readonly length: number }
@@ -75,28 +89,44 @@ export function perform(job: BlockJob, pages: WorkerPages): BlockOutcome {
         const parts = block.subarray(0, gather(block, map, pages.blockBytes));
         return { kind: 'payload', payload: { ...(job.pack ? packed(parts) : { length: parts.length, packed: false }), map } };
       }
-      case 'write': {
-        const bytes = view(job.slot ?? pages.zeros, job.length);
-        const sent = job.map === undefined ? bytes : bytes.subarray(0, patchBytes(job.map, job.length, pages.blockBytes));
-        if (job.packed !== undefined && !unpack(sent, job.packed)) return { kind: 'damaged-on-arrival' };
-        if (job.map !== undefined) {
-          const old = read(job.fd, view(pages.scratch, roundUp(job.length)), job.offset, job.length);
-          if (old === undefined) return { kind: 'short' };
-          scatter(bytes, job.map, pages.blockBytes, old);
-        }
-        if (!job.readBack && !same(digestOf(bytes), job.digest)) return { kind: 'damaged-on-arrival' };
-        const ranges = job.map === undefined ? [[0, job.length]] as const : markedRanges(job.map, job.length, pages.blockBytes, SECTOR_BYTES);
-        for (const [start, end] of ranges) write(job.fd, job.tailFd, bytes.subarray(start, end), job.offset + start);
-        if (!job.readBack) return { kind: 'done', digest: job.digest };
-        const found = compare(readAndDigest(job.fd, view(pages.scratch, roundUp(job.length)), job.offset, job.length), job.digest);
-        // One digest proves the way here and the device; only if it fails must it be told which.
-        return found.kind === 'not-what-was-written' && !same(digestOf(bytes), job.digest) ? { kind: 'damaged-on-arrival' } : found;
-      }
+      case 'write':
+        return job.map === undefined ? writeWhole(job, pages) : writeParts(job, job.map, pages);
     }
   } catch (error) {
     const code = error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : 'unknown';
     return { kind: 'error', code, message: error instanceof Error ? error.message : String(error) };
   }
+}
+
+function writeWhole(job: WriteJob, pages: WorkerPages): DiskOutcome {
+  const bytes = new Uint8Array(pages.memory, job.slot ?? pages.zeros, job.length);
+  if (job.packed !== undefined && !unpack(bytes, job.packed)) return { kind: 'damaged-on-arrival' };
+  if (!job.readBack && !same(digestOf(bytes), job.digest)) return { kind: 'damaged-on-arrival' };
+  write(job.fd, job.tailFd, bytes, job.offset);
+  if (!job.readBack) return { kind: 'done', digest: job.digest };
+  const found = compare(readAndDigest(job.fd, new Uint8Array(pages.memory, pages.scratch, roundUp(job.length)), job.offset, job.length), job.digest);
+  // One digest proves the way here and the device; only if it fails must it be told which.
+  return found.kind === 'not-what-was-written' && !same(digestOf(bytes), job.digest) ? { kind: 'damaged-on-arrival' } : found;
+}
+
+/** All parts but those on the map are read, and the digest holds them to be what they should be; so only these are written, and read back. */
+function writeParts(job: WriteJob, map: Uint8Array, pages: WorkerPages): DiskOutcome {
+  const bytes = new Uint8Array(pages.memory, job.slot ?? pages.zeros, job.length);
+  const scratch = new Uint8Array(pages.memory, pages.scratch, roundUp(job.length));
+  if (job.packed !== undefined && !unpack(bytes.subarray(0, patchBytes(map, job.length, pages.blockBytes)), job.packed)) return { kind: 'damaged-on-arrival' };
+  const old = read(job.fd, scratch, job.offset, job.length);
+  if (old === undefined) return { kind: 'short' };
+  scatter(bytes, map, pages.blockBytes, old);
+  if (!same(digestOf(bytes), job.digest)) return { kind: 'damaged-on-arrival' };
+  for (const [start, end] of markedRanges(map, job.length, pages.blockBytes, SECTOR_BYTES)) {
+    const range = bytes.subarray(start, end);
+    write(job.fd, job.tailFd, range, job.offset + start);
+    if (!job.readBack) continue;
+    const found = read(job.fd, scratch.subarray(0, roundUp(range.length)), job.offset + start, range.length);
+    if (found === undefined) return { kind: 'short' };
+    if (!same(found, range)) return { kind: 'not-what-was-written' };
+  }
+  return { kind: 'done', digest: job.digest };
 }
 
 /** The quickest level: the link is slow, but not that slow. */

@@ -4,7 +4,7 @@ import { residentBytes } from '../system/page-cache.js';
 import { step } from '../system/steps.js';
 import { discardChunks, dropPages, punchHole, zeroDevice } from '../system/zero-range.js';
 import { markedRanges } from './delta.js';
-import type { DiskJob } from './block-jobs.js';
+import type { DiskJob, WriteJob } from './block-jobs.js';
 import type { BlockPool, Slot } from './block-pool.js';
 import { asDestinationError, destinationFailure } from './failures.js';
 import type { Run } from './frames.js';
@@ -18,7 +18,7 @@ const CLEAR_UP_TO_BLOCKS = 16 * 1024;
 /** Writes and ranges of zeros that may be under way or waiting. */
 const MAX_UNDER_WAY = 64;
 /** How a block was sent, if not as it is. */
-type Sent = Pick<Extract<DiskJob, { kind: 'write' }>, 'packed' | 'map'>;
+type Sent = Pick<WriteJob, 'packed' | 'map'>;
 
 /** Blocks that are read back or written at once in a range of zeros. */
 const ZERO_BATCH = 4;
