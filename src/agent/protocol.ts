@@ -102,7 +102,7 @@ export interface Requests {
   'capture.openCold': [{ uri: string; server: string; uuid: string; xml: string; disks: CaptureDisk[]; nvram?: string; tpm: boolean }, Capture];
   'capture.openLive': [{
     uri: string; server: string; uuid: string; xml: string; disks: CaptureDisk[]; nvram?: string; tpm: boolean;
-    scratch: string; scratchReserveBytes: number; maxSeconds: number;
+    scratch: string; scratchReserveBytes: number; maxSeconds: number; keepBase?: boolean;
     /** The cache drives' signature file, `.dr_cache` if absent: scratch never lies on a drive that has it. */
     signature?: string;
   }, Capture];

@@ -22,25 +22,39 @@ function busy(domain: DomainRef, which: string): DrError {
     `Wait until it has ended (virsh domjobinfo ${domain.server}), then run the job again.`);
 }
 
-/** What `virsh backup-begin` is told; scratch files and socket are in `directory`, exports are named for the disks' targets. */
-export async function writeBackupXml(path: string, socket: string, directory: string, disks: readonly PlannedDisk[]): Promise<void> {
+/** What is shown of each disk that has a bitmap: since which checkpoint, and what it is called. */
+export interface Bitmaps {
+  readonly name: string;
+  readonly since: ReadonlyMap<string, string | undefined>;
+}
+
+/**
+ * What `virsh backup-begin` is told; scratch files and socket are in `directory`, exports are named for the disks' targets. `bitmaps` are shown beside
+ * the whole disks.
+ */
+export async function writeBackupXml(path: string, socket: string, directory: string, disks: readonly PlannedDisk[], bitmaps?: Bitmaps): Promise<void> {
   // Disks that are not listed take no part.
-  const lines = disks.map((disk, index) =>
-    `    <disk name='${attribute(disk.target)}' backup='yes' type='file' exportname='${attribute(disk.target)}'><scratch file='${attribute(join(directory, `scratch${String(index)}`))}'/></disk>`);
+  const lines = disks.map((disk, index) => {
+    const since = bitmaps?.since.get(disk.target);
+    const shown = since === undefined ? '' : ` backupmode='incremental' incremental='${attribute(since)}' exportbitmap='${attribute(bitmaps?.name ?? '')}'`;
+    const scratch = join(directory, `${bitmaps === undefined ? 'scratch' : 'tracked'}${String(index)}`); // a job that could not begin may leave its own
+    return `    <disk name='${attribute(disk.target)}' backup='yes' type='file'${shown} exportname='${attribute(disk.target)}'><scratch file='${attribute(scratch)}'/></disk>`;
+  });
   await writeFile(path, [
     "<domainbackup mode='pull'>", `  <server transport='unix' socket='${attribute(socket)}'/>`, '  <disks>', ...lines, '  </disks>', '</domainbackup>', '',
   ].join('\n'), { mode: 0o600, flag: 'wx' });
 }
 
-function attribute(value: string): string {
+/** A value within apostrophes in XML. */
+export function attribute(value: string): string {
   return value.replace(/&/g, '&amp;').replace(/</g, '&lt;').replace(/'/g, '&apos;');
 }
 
-/** Begins the job: the instant of the capture. Throws `capture-failed`. */
-export async function begin(domain: DomainRef, xmlPath: string): Promise<void> {
+/** Begins the job, and a checkpoint with it if there is to be one: the instant of the capture. Throws `capture-failed`. */
+export async function begin(domain: DomainRef, xmlPath: string, checkpointXmlPath?: string): Promise<void> {
   step('backup-before-begin');
   try {
-    await beginBackup(domain.uri, domain.uuid, xmlPath);
+    await beginBackup(domain.uri, domain.uuid, xmlPath, checkpointXmlPath);
   } catch (error) {
     const failure = DrError.from(error);
     throw new DrError('capture-failed', `the live capture of ${domain.server} could not begin: ${failure.message}. The server runs on.`,

@@ -6,6 +6,7 @@ import { virtualSize, type BlockSource } from '../system/qemu.js';
 import { dumpXml } from '../system/virsh.js';
 import { readAttachments, type Attachments } from './attachments.js';
 import { begin, isRunning, refuseForeignJobs, writeBackupXml } from './backup-job.js';
+import { BITMAP, changesOf, dropCheckpoints, forgetTracking, planTracking, writeCheckpointXml, type Tracking } from './checkpoints.js';
 import type { CaptureFacts } from './cold.js';
 import { checkDisks, checkSize, type PlannedDisk } from './disks.js';
 import { openExports, privateDirectory, type Exports } from './exports.js';
@@ -24,6 +25,8 @@ export interface LiveRequest extends DomainRef, ScratchRequest {
   readonly tpm: boolean;
   /** A backup job blocks migration and save: after this it is ended, whatever happens. */
   readonly maxSeconds: number;
+  /** From this capture on libvirt keeps bitmaps of what changes in qcow2 disks, so that the next one reads only that. */
+  readonly keepBase?: boolean;
 }
 
 /**
@@ -45,13 +48,16 @@ export async function openLive(owing: Owing, id: string, request: LiveRequest, s
     const socket = join(scratch, SOCKET);
     const xmlPath = join(directory, 'backup.xml');
     await writeBackupXml(xmlPath, socket, scratch, request.disks);
+    const planned = await planTracked(request, id, { directory, socket, scratch });
     await holdings.hold({ kind: 'backup', uri: request.uri, server: request.server, uuid: request.uuid, socket, dueAt: new Date(Date.now() + request.maxSeconds * 1000).toISOString() });
     cancelled();
 
     let attachments: Promise<Attachments> = Promise.resolve({});
+    let tracking: Tracking | undefined;
     const instant = await atOneInstant(owing, request, running, async () => {
       cancelled();
-      await begin(request, xmlPath);
+      tracking = await beginTracked(request, planned);
+      if (tracking === undefined) await begin(request, xmlPath);
       attachments = readAttachments(request.server, request.uuid, request, directory);
       attachments.catch(() => undefined); // awaited below, when the guest has been thawed
     });
@@ -65,7 +71,8 @@ export async function openLive(owing: Owing, id: string, request: LiveRequest, s
     for (const disk of request.disks) {
       const image = `nbd+unix:///${encodeURIComponent(disk.target)}?socket=${socket.split('/').map(encodeURIComponent).join('/')}`;
       checkSize(request, disk, await virtualSize(image, 'raw'));
-      sources[disk.target] = { path: exports.paths.get(disk.target) ?? '', bytes: disk.bytes, direct: true, zeroMap: { image, format: 'raw' } };
+      const changes = tracking === undefined ? {} : await changesOf(request, tracking, disk.target, socket, directory);
+      sources[disk.target] = { path: exports.paths.get(disk.target) ?? '', bytes: disk.bytes, direct: true, zeroMap: { image, format: 'raw' }, ...changes };
     }
     cancelled();
     return {
@@ -74,6 +81,37 @@ export async function openLive(owing: Owing, id: string, request: LiveRequest, s
     };
   } catch (error) {
     throw await giving.abandon() ?? error;
+  }
+}
+
+interface Tracked {
+  readonly tracking: Tracking;
+  readonly backupXml: string;
+  readonly checkpointXml: string;
+}
+
+async function planTracked(request: LiveRequest, id: string, { directory, socket, scratch }: { readonly directory: string; readonly socket: string; readonly scratch: string }): Promise<Tracked | undefined> {
+  if (request.keepBase !== true) {
+    await dropCheckpoints(request);
+    return undefined;
+  }
+  const tracking = await planTracking(request, id, request.disks);
+  if (tracking === undefined) return undefined;
+  const [backupXml, checkpointXml] = [join(directory, 'tracked-backup.xml'), join(directory, 'checkpoint.xml')];
+  await writeBackupXml(backupXml, socket, scratch, request.disks, { name: BITMAP, since: tracking.since });
+  await writeCheckpointXml(checkpointXml, tracking, request.disks);
+  return { tracking, backupXml, checkpointXml };
+}
+
+/** Begins with bitmaps. Where that fails (one is broken, or the image is too old for them) nothing has begun, and it is done without. */
+async function beginTracked(request: LiveRequest, planned: Tracked | undefined): Promise<Tracking | undefined> {
+  if (planned === undefined) return undefined;
+  try {
+    await begin(request, planned.backupXml, planned.checkpointXml);
+    return planned.tracking;
+  } catch (error) {
+    await forgetTracking(request, planned.tracking, error);
+    return undefined;
   }
 }
 

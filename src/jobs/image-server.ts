@@ -150,7 +150,7 @@ export class ServerRun {
     const options = { signal: this.signal };
     this.#capture = at.mode !== 'live' ? await this.#node.call('capture.openCold', request, options)
       : job.live === 'lvm' ? await this.#node.call('capture.openSnapshots', { ...request, snapshotSize: job.snapshotSize, keepBase: job.keepBase, maxSeconds }, options)
-      : await this.#node.call('capture.openLive', { ...request, scratch: job.scratch, signature: this.context.config.cacheSignature, scratchReserveBytes: job.scratchReserveBytes, maxSeconds }, options);
+      : await this.#node.call('capture.openLive', { ...request, scratch: job.scratch, signature: this.context.config.cacheSignature, scratchReserveBytes: job.scratchReserveBytes, keepBase: job.keepBase, maxSeconds }, options);
     this.#captureOpen = true;
     step('batch-after-capture');
     this.#frozenMs += this.#capture.frozenMs;

@@ -110,6 +110,15 @@ export async function zeroExtents(image: string, format: string, signal?: AbortS
   return extents;
 }
 
+/** What a bitmap that is shown beside an NBD export marks, in order. Throws `program-failed` if there is none. */
+export async function dirtyExtents(socket: string, exportName: string, bitmap: string): Promise<Extent[]> {
+  const quoted = (value: string): string => value.replaceAll(',', ',,');
+  const { stdout } = await run('qemu-img', ['map', '--output=json', '--image-opts',
+    `driver=nbd,server.type=unix,server.path=${quoted(socket)},export=${quoted(exportName)},x-dirty-bitmap=qemu:dirty-bitmap:${quoted(bitmap)}`], { timeoutMs: 600_000 });
+  // Shown as if the clean ranges were data (nbd's x-dirty-bitmap): whatever is not plainly that counts as marked.
+  return (JSON.parse(stdout) as readonly (Extent & { readonly data: boolean; readonly zero: boolean })[]).filter(({ data, zero }) => !data || zero).map(({ start, length }) => ({ start, length }));
+}
+
 /** What a storage daemon opens, read-only and without locks, so that it never keeps a server from starting. */
 export type BlockSource =
   | { readonly kind: 'chain'; readonly chain: readonly ChainLink[] }

@@ -208,9 +208,23 @@ export async function frozen(uri: string, name: string): Promise<boolean | undef
   return status === undefined ? undefined : status === 'frozen';
 }
 
-/** Starts a backup job as described by a file of `<domainbackup>` XML. */
-export async function beginBackup(uri: string, name: string, backupXmlFile: string): Promise<void> {
-  await done('backup-begin', uri, name, 'backup-begin', [`--backupxml=${backupXmlFile}`], 60_000);
+/** Starts a backup job as described by a file of `<domainbackup>` XML, and in the same instant a checkpoint by a file of `<domaincheckpoint>` XML. */
+export async function beginBackup(uri: string, name: string, backupXmlFile: string, checkpointXmlFile?: string): Promise<void> {
+  await done('backup-begin', uri, name, 'backup-begin', [`--backupxml=${backupXmlFile}`, ...(checkpointXmlFile === undefined ? [] : [`--checkpointxml=${checkpointXmlFile}`])], 60_000);
+}
+
+/** The names of a domain's checkpoints, whoever made them. */
+export async function checkpointNames(uri: string, name: string): Promise<readonly string[]> {
+  return (await done('checkpoint-list', uri, name, 'checkpoint-list', ['--name'])).split('\n').map((line) => line.trim()).filter((line) => line !== '');
+}
+
+/** Removes a checkpoint of a running domain with its bitmaps; where these are broken, libvirt's record of it. Disks are otherwise not touched. */
+export async function deleteCheckpoint(uri: string, name: string, checkpoint: string): Promise<void> {
+  try {
+    await done('checkpoint-delete', uri, name, 'checkpoint-delete', [`--checkpointname=${checkpoint}`]);
+  } catch {
+    await done('checkpoint-delete', uri, name, 'checkpoint-delete', [`--checkpointname=${checkpoint}`, '--metadata']);
+  }
 }
 
 /** The XML of the running backup job, whoever began it; undefined if there is none (or no such running domain). */
