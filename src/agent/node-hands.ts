@@ -1,4 +1,5 @@
 import { dropBases } from '../capture/bases.js';
+import { dropCheckpoints } from '../capture/checkpoints.js';
 import { openCold } from '../capture/cold.js';
 import { openLive } from '../capture/live.js';
 import { openSnapshots } from '../capture/lvm-snapshot.js';
@@ -29,7 +30,10 @@ export function nodeHands(session: NodeSession): Pick<Handlers, NodeMethod> {
       return { servers: snapshotSize === undefined ? servers : await seeSnapshots(servers, snapshotSize) };
     },
     'node.states': async ({ uri, names }) => ({ states: await seeStates(uri, names) }),
-    'capture.shutDown': async (params, { signal }) => ({ downAt: await shutdowns.shutDown(params, signal) }),
+    'capture.shutDown': async (params, { signal }) => {
+      await dropCheckpoints(params); // only a server that runs can be rid of them
+      return { downAt: await shutdowns.shutDown(params, signal) };
+    },
     'capture.bootAgain': async ({ uuid }) => ({ upAt: await shutdowns.bootAgain(uuid) }),
     'capture.openCold': async (params, { signal }): Promise<Capture> => {
       await dropBases(params.server);
@@ -46,6 +50,7 @@ export function nodeHands(session: NodeSession): Pick<Handlers, NodeMethod> {
       return { id, ...facts, xml: params.xml };
     },
     'capture.openSnapshots': async (params, { signal }): Promise<Capture> => {
+      await dropCheckpoints(params);
       const id = captures.newId();
       const { facts, capture } = await openSnapshots(session.ledger, id, params, signal);
       captures.add(id, capture);

@@ -25,7 +25,7 @@ function busy(domain: DomainRef, which: string): DrError {
 /** What is shown of each disk that has a bitmap: since which checkpoint, and what it is called. */
 export interface Bitmaps {
   readonly name: string;
-  readonly since: ReadonlyMap<string, string | undefined>;
+  readonly since: ReadonlyMap<string, string>;
 }
 
 /**

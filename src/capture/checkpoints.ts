@@ -1,10 +1,11 @@
+import { createHash } from 'node:crypto';
 import { readdir, stat, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { DrError } from '../model/errors.js';
 import type { DataSource } from '../model/host.js';
 import { writeDurable } from '../system/durable.js';
 import { log } from '../system/log.js';
-import { dirtyExtents } from '../system/qemu.js';
+import { dirtyExtents, internalSnapshots } from '../system/qemu.js';
 import { stateDirectory } from '../system/state.js';
 import { checkpointNames, deleteCheckpoint, domainInfo } from '../system/virsh.js';
 import { digestRecord, forgetDigests } from '../transfer/kept-digests.js';
@@ -20,8 +21,15 @@ import type { DomainRef } from './owing.js';
 export interface Tracking {
   /** The checkpoint that begins with this capture. */
   readonly name: string;
-  /** Tracked disks by target: the earlier checkpoint since which it is known what changed, if there is one. */
-  readonly since: ReadonlyMap<string, string | undefined>;
+  /** Tracked disks by target. */
+  readonly disks: ReadonlyMap<string, TrackedDisk>;
+}
+
+interface TrackedDisk {
+  /** Where the digests of this capture are kept. */
+  readonly digests: string;
+  /** The earlier checkpoint since which it is known what changed, if there is one, and its digests. */
+  readonly earlier: { readonly name: string; readonly digests: string } | undefined;
 }
 
 const PREFIX = 'dr-engine-';
@@ -31,56 +39,76 @@ export const BITMAP = 'changed';
 /** Digests that nobody used for so long are not believed any more, and removed, in days. */
 const FORGET_DAYS = 31;
 
-function digestsOf({ uuid }: DomainRef, name: string, target: string): string {
-  return stateDirectory('checkpoints', `${uuid}.${name}.${target}`);
+/** Of one image file in one place: another file under the same target, or two that changed places, have other digests. */
+function digestsOf({ uuid }: DomainRef, name: string, { target, path }: PlannedDisk): string {
+  const which = createHash('sha256').update(`${target}\n${path}`).digest('hex').slice(0, 16);
+  return stateDirectory('checkpoints', `${uuid}.${name}.${which}`);
 }
 
 /** Which disks of a running server are going to be tracked, and since when they have been; removes what is of no use. Undefined if none can be. */
 export async function planTracking(domain: DomainRef, capture: string, disks: readonly PlannedDisk[]): Promise<Tracking | undefined> {
-  const tracked = disks.filter(({ format }) => format === 'qcow2').map(({ target }) => target);
-  if (tracked.length === 0) return undefined;
+  const able = disks.filter(({ format }) => format === 'qcow2');
+  if (able.length === 0) return undefined;
   return await attempt(`it can't be told what has changed in ${domain.server}`, async () => {
     // With a transient domain libvirt forgets its checkpoints, and the bitmaps would stay in the images for ever.
     if ((await domainInfo(domain.uri, domain.uuid))?.persistent !== true) return undefined;
     const names = await ours(domain);
     const kept = await newestOf(domain, names);
     await dropAll(domain, names.filter((name) => name !== kept));
-    const since = await Promise.all(tracked.map(async (target): Promise<[string, string | undefined]> =>
-      [target, kept !== undefined && await digestRecord(digestsOf(domain, kept, target)) !== undefined ? kept : undefined]));
-    return { name: `${PREFIX}${capture}`, since: new Map(since) };
+    const name = `${PREFIX}${capture}`;
+    const tracked = new Map<string, TrackedDisk>();
+    for (const disk of able) {
+      if (await internalSnapshots(disk.path, disk.format) > 0) continue; // QEMU can't go back to one in an image with bitmaps
+      const digests = kept === undefined ? undefined : digestsOf(domain, kept, disk);
+      const known = digests !== undefined && await digestRecord(digests) !== undefined;
+      tracked.set(disk.target, { digests: digestsOf(domain, name, disk), earlier: known && kept !== undefined ? { name: kept, digests } : undefined });
+    }
+    return tracked.size === 0 ? undefined : { name, disks: tracked };
   });
 }
 
-/** Removes all our checkpoints of a running server that is captured in another way. Costs nothing on hosts that never had any. */
+/** Removes all our checkpoints of a running server that is captured in another way. */
 export async function dropCheckpoints(domain: DomainRef): Promise<void> {
-  if (!(await digestFiles()).some((file) => file.startsWith(`${domain.uuid}.`))) return;
-  await attempt(`the checkpoints of ${domain.server} can't be removed`, async () => dropAll(domain, await ours(domain)));
+  await attempt(`the checkpoints of ${domain.server} can't be removed`, async () => {
+    const names = await ours(domain);
+    if (names.length > 0) await dropAll(domain, names);
+  });
 }
 
 /** The bitmaps could not be used: without digests the next capture begins anew. */
-export async function forgetTracking(domain: DomainRef, { since }: Tracking, why: unknown): Promise<void> {
-  log.warn(`${domain.server} is captured without its bitmaps, and its disks are read as a whole`, { error: DrError.from(why).message });
-  for (const [target, name] of since) if (name !== undefined) await attempt('old digests can\'t be removed', () => forgetDigests(digestsOf(domain, name, target)));
+export async function forgetTracking({ server }: DomainRef, { disks }: Tracking, why: unknown): Promise<void> {
+  log.warn(`${server} is captured without its bitmaps, and its disks are read as a whole`, { error: DrError.from(why).message });
+  for (const { earlier } of disks.values()) if (earlier !== undefined) await attempt('old digests can\'t be removed', () => forgetDigests(earlier.digests));
+}
+
+/** What was kept of a capture that is void is not believed. */
+export async function forgetCapture({ disks }: Tracking): Promise<void> {
+  for (const { digests } of disks.values()) await attempt('the digests of a void capture can\'t be removed', () => forgetDigests(digests));
+}
+
+/** Since which checkpoint changes are to be shown, by the disks' targets. */
+export function shownSince({ disks }: Tracking): ReadonlyMap<string, string> {
+  return new Map([...disks].flatMap(([target, { earlier }]) => earlier === undefined ? [] : [[target, earlier.name]]));
 }
 
 /** What `virsh backup-begin` is told of the checkpoint. */
-export async function writeCheckpointXml(path: string, { name, since }: Tracking, disks: readonly PlannedDisk[]): Promise<void> {
-  const lines = disks.map(({ target }) => `    <disk name='${attribute(target)}' checkpoint='${since.has(target) ? 'bitmap' : 'no'}'/>`);
+export async function writeCheckpointXml(path: string, { name, disks: tracked }: Tracking, disks: readonly PlannedDisk[]): Promise<void> {
+  const lines = disks.map(({ target }) => `    <disk name='${attribute(target)}' checkpoint='${tracked.has(target) ? 'bitmap' : 'no'}'/>`);
   await writeFile(path, ['<domaincheckpoint>', `  <name>${name}</name>`, '  <disks>', ...lines, '  </disks>', '</domaincheckpoint>', ''].join('\n'), { mode: 0o600, flag: 'wx' });
 }
 
 /** What spares reading all of a disk that a backup job serves on `socket`. `directory` is the capture's own. */
-export async function changesOf(domain: DomainRef, { name, since }: Tracking, target: string, socket: string, directory: string): Promise<Pick<DataSource, 'hint' | 'keepDigests'>> {
-  if (!since.has(target)) return {};
-  const keepDigests = digestsOf(domain, name, target);
-  const earlier = since.get(target);
+export async function changesOf({ server }: DomainRef, { disks }: Tracking, target: string, socket: string, directory: string, signal: AbortSignal): Promise<Pick<DataSource, 'hint' | 'keepDigests'>> {
+  const disk = disks.get(target);
+  if (disk === undefined) return {};
+  const { digests: keepDigests, earlier } = disk;
   if (earlier === undefined) return { keepDigests };
-  const changed = join(directory, `changed-${target}.json`);
-  const known = await attempt(`what has changed in disk ${target} of ${domain.server} can't be told`, async () => {
-    await writeDurable(changed, JSON.stringify((await dirtyExtents(socket, target, BITMAP)).map(({ start, length }) => [start, length])));
+  const changed = join(directory, `${basename(keepDigests)}.json`);
+  const known = await attempt(`what has changed in disk ${target} of ${server} can't be told`, async () => {
+    await writeDurable(changed, JSON.stringify((await dirtyExtents(socket, target, BITMAP, signal)).map(({ start, length }) => [start, length])));
     return true;
   });
-  return known === undefined ? { keepDigests } : { keepDigests, hint: { digests: digestsOf(domain, earlier, target), changed } };
+  return known === undefined ? { keepDigests } : { keepDigests, hint: { digests: earlier.digests, changed } };
 }
 
 async function ours({ uri, uuid }: DomainRef): Promise<readonly string[]> {
@@ -101,10 +129,10 @@ async function newestOf({ uuid }: DomainRef, names: readonly string[]): Promise<
 /** Removes checkpoints, digests first; and digests of checkpoints that are gone, and old ones of servers that are. */
 async function dropAll(domain: DomainRef, names: readonly string[]): Promise<void> {
   const left = new Set((await ours(domain)).filter((name) => !names.includes(name)));
-  for (const file of (await digestFiles()).filter((each) => !/\.(json|part)$/.test(each))) {
+  for (const file of new Set((await digestFiles()).map((each) => each.replace(/\.(json|part)$/, '')))) {
     const [uuid, name] = file.split('.');
     const path = stateDirectory('checkpoints', file);
-    const old = Date.now() - ((await stat(path).catch(() => undefined))?.mtimeMs ?? 0) > FORGET_DAYS * 86_400_000;
+    const old = Date.now() - ((await stat(path).catch(() => undefined))?.mtimeMs ?? Date.now()) > FORGET_DAYS * 86_400_000; // one that is just being written has another name
     if (old || (uuid === domain.uuid && !left.has(name ?? ''))) await forgetDigests(path);
   }
   for (const name of names) await deleteCheckpoint(domain.uri, domain.uuid, name);

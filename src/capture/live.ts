@@ -6,7 +6,7 @@ import { virtualSize, type BlockSource } from '../system/qemu.js';
 import { dumpXml } from '../system/virsh.js';
 import { readAttachments, type Attachments } from './attachments.js';
 import { begin, isRunning, refuseForeignJobs, writeBackupXml } from './backup-job.js';
-import { BITMAP, changesOf, dropCheckpoints, forgetTracking, planTracking, writeCheckpointXml, type Tracking } from './checkpoints.js';
+import { BITMAP, changesOf, dropCheckpoints, forgetCapture, forgetTracking, planTracking, shownSince, writeCheckpointXml, type Tracking } from './checkpoints.js';
 import type { CaptureFacts } from './cold.js';
 import { checkDisks, checkSize, type PlannedDisk } from './disks.js';
 import { openExports, privateDirectory, type Exports } from './exports.js';
@@ -71,13 +71,15 @@ export async function openLive(owing: Owing, id: string, request: LiveRequest, s
     for (const disk of request.disks) {
       const image = `nbd+unix:///${encodeURIComponent(disk.target)}?socket=${socket.split('/').map(encodeURIComponent).join('/')}`;
       checkSize(request, disk, await virtualSize(image, 'raw'));
-      const changes = tracking === undefined ? {} : await changesOf(request, tracking, disk.target, socket, directory);
+      const changes = tracking === undefined ? {} : await changesOf(request, tracking, disk.target, socket, directory, signal);
       sources[disk.target] = { path: exports.paths.get(disk.target) ?? '', bytes: disk.bytes, direct: true, zeroMap: { image, format: 'raw' }, ...changes };
     }
     cancelled();
     return {
       facts: { ...instant, sources, ...(nvram === undefined ? {} : { nvram }), ...(tpm === undefined ? {} : { tpm }) },
-      capture: giving.capture(() => judge(request, exports, socket)),
+      capture: giving.capture(() => judge(request, exports, socket), async ({ verdict }) => {
+        if (verdict === 'void' && tracking !== undefined) await forgetCapture(tracking);
+      }),
     };
   } catch (error) {
     throw await giving.abandon() ?? error;
@@ -98,7 +100,7 @@ async function planTracked(request: LiveRequest, id: string, { directory, socket
   const tracking = await planTracking(request, id, request.disks);
   if (tracking === undefined) return undefined;
   const [backupXml, checkpointXml] = [join(directory, 'tracked-backup.xml'), join(directory, 'checkpoint.xml')];
-  await writeBackupXml(backupXml, socket, scratch, request.disks, { name: BITMAP, since: tracking.since });
+  await writeBackupXml(backupXml, socket, scratch, request.disks, { name: BITMAP, since: shownSince(tracking) });
   await writeCheckpointXml(checkpointXml, tracking, request.disks);
   return { tracking, backupXml, checkpointXml };
 }

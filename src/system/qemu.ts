@@ -33,6 +33,7 @@ interface InfoJson {
   readonly 'backing-filename'?: string;
   readonly 'backing-filename-format'?: string;
   readonly encrypted?: boolean;
+  readonly snapshots?: readonly unknown[];
   readonly 'format-specific'?: { readonly data?: { readonly 'data-file'?: string } };
 }
 
@@ -52,6 +53,11 @@ async function info(image: string, format: string): Promise<InfoJson> {
 /** Virtual size in bytes of an image or an NBD export. */
 export async function virtualSize(image: string, format: string): Promise<number> {
   return (await info(image, format))['virtual-size'];
+}
+
+/** How many snapshots an image has inside. */
+export async function internalSnapshots(image: string, format: string): Promise<number> {
+  return (await info(image, format)).snapshots?.length ?? 0;
 }
 
 const LONGEST_CHAIN = 200;
@@ -111,10 +117,10 @@ export async function zeroExtents(image: string, format: string, signal?: AbortS
 }
 
 /** What a bitmap that is shown beside an NBD export marks, in order. Throws `program-failed` if there is none. */
-export async function dirtyExtents(socket: string, exportName: string, bitmap: string): Promise<Extent[]> {
+export async function dirtyExtents(socket: string, exportName: string, bitmap: string, signal: AbortSignal): Promise<Extent[]> {
   const quoted = (value: string): string => value.replaceAll(',', ',,');
   const { stdout } = await run('qemu-img', ['map', '--output=json', '--image-opts',
-    `driver=nbd,server.type=unix,server.path=${quoted(socket)},export=${quoted(exportName)},x-dirty-bitmap=qemu:dirty-bitmap:${quoted(bitmap)}`], { timeoutMs: 600_000 });
+    `driver=nbd,server.type=unix,server.path=${quoted(socket)},export=${quoted(exportName)},x-dirty-bitmap=qemu:dirty-bitmap:${quoted(bitmap)}`], { timeoutMs: 600_000, signal });
   // Shown as if the clean ranges were data (nbd's x-dirty-bitmap): whatever is not plainly that counts as marked.
   return (JSON.parse(stdout) as readonly (Extent & { readonly data: boolean; readonly zero: boolean })[]).filter(({ data, zero }) => !data || zero).map(({ start, length }) => ({ start, length }));
 }

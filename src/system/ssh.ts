@@ -58,10 +58,10 @@ export function remoteCommand(host: string, agentCommand: readonly string[], arg
 }
 
 /**
- * Starts our program on a host with its standard streams as pipes, in a process group of its own so that Ctrl-C in a terminal reaches
+ * Starts our program on a host with its standard streams as pipes (standard input may be a descriptor instead), in a process group of its own so that Ctrl-C in a terminal reaches
  * us and not the connection.
  */
-export function startThere(host: string, agentCommand: readonly string[], args: readonly string[], options: readonly string[] = []): ChildProcess {
+export function startThere(host: string, agentCommand: readonly string[], args: readonly string[], options: readonly string[] = [], stdin: 'pipe' | number = 'pipe'): ChildProcess {
   const command = remoteCommand(host, agentCommand, args, options);
-  return start(command.program, command.args, { stdio: ['pipe', 'pipe', 'pipe'], detached: true });
+  return start(command.program, command.args, { stdio: [stdin, 'pipe', 'pipe'], detached: true });
 }

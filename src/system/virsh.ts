@@ -222,7 +222,8 @@ export async function checkpointNames(uri: string, name: string): Promise<readon
 export async function deleteCheckpoint(uri: string, name: string, checkpoint: string): Promise<void> {
   try {
     await done('checkpoint-delete', uri, name, 'checkpoint-delete', [`--checkpointname=${checkpoint}`]);
-  } catch {
+  } catch (error) {
+    if (DrError.from(error).code !== 'program-failed') throw error; // busy: the bitmaps may well be whole
     await done('checkpoint-delete', uri, name, 'checkpoint-delete', [`--checkpointname=${checkpoint}`, '--metadata']);
   }
 }

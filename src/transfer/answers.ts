@@ -14,7 +14,13 @@ export interface Outgoing {
 }
 
 /** An answer that waits for an earlier one, or is being prepared. */
-type Waiting = { readonly kind: 'same' | 'zero'; readonly index: number } | { readonly kind: 'block'; block: Outgoing | undefined };
+type Waiting = Run | { readonly kind: 'block'; block: Outgoing | undefined };
+
+interface Run {
+  readonly kind: 'same' | 'zero';
+  readonly first: number;
+  count: number;
+}
 
 /** The sender's answers on their way out, in the order of the calls: neighbours that are the same or zero go in one frame. */
 export class Answers {
@@ -24,7 +30,7 @@ export class Answers {
   #draining = false;
   #failure: Error | undefined;
   #wake: (() => void) | undefined;
-  #run: { readonly kind: 'same' | 'zero'; readonly first: number; count: number } | undefined;
+  #run: Run | undefined;
   #same = 0;
   #zero = 0;
   #data = 0;
@@ -37,8 +43,11 @@ export class Answers {
 
   /** Says that a block is the same, or zero. Nothing to wait for mostly, which counts where there are millions of blocks. */
   run(kind: 'same' | 'zero', index: number): Promise<void> | undefined {
-    if (this.#waiting.length === 0) return this.#collect(kind, index);
-    this.#waiting.push({ kind, index });
+    const last = this.#waiting.at(-1);
+    if (last === undefined) return this.#collect(kind, index, 1);
+    // Behind a block that is being prepared there may be millions of zeros.
+    if (last.kind === kind && last.count < RUN_MAX && !(this.#draining && this.#waiting.length === 1)) last.count += 1;
+    else this.#waiting.push({ kind, first: index, count: 1 });
     return undefined;
   }
 
@@ -77,7 +86,7 @@ export class Answers {
     this.#draining = true;
     try {
       for (let next = this.#waiting[0]; next !== undefined; next = this.#waiting[0]) {
-        if (next.kind !== 'block') await this.#collect(next.kind, next.index);
+        if (next.kind !== 'block') await this.#collect(next.kind, next.first, next.count);
         else if (next.block !== undefined) await this.#send(next.block);
         else break;
         this.#waiting.shift();
@@ -95,16 +104,16 @@ export class Answers {
     this.#wake?.();
   }
 
-  #collect(kind: 'same' | 'zero', index: number): Promise<void> | undefined {
-    if (kind === 'same') this.#same += 1;
-    else this.#zero += 1;
+  #collect(kind: 'same' | 'zero', first: number, count: number): Promise<void> | undefined {
+    if (kind === 'same') this.#same += count;
+    else this.#zero += count;
     const run = this.#run;
-    if (run?.kind === kind && run.count < RUN_MAX) {
-      run.count += 1;
+    if (run?.kind === kind && run.count + count <= RUN_MAX) {
+      run.count += count;
       return undefined;
     }
     const told = this.#tellRun();
-    this.#run = { kind, first: index, count: 1 };
+    this.#run = { kind, first, count };
     return told;
   }
 

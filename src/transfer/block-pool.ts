@@ -33,6 +33,8 @@ export interface PoolSize {
  * WebAssembly.Memory because that is aligned as O_DIRECT demands.
  */
 export class BlockPool implements AsyncDisposable {
+  /** What all slots lie in. */
+  readonly memory: SharedArrayBuffer;
   readonly #threads: readonly Thread[];
   readonly #free: Slot[] = [];
   #wanting: Waiting<Slot>[] = [];
@@ -41,6 +43,7 @@ export class BlockPool implements AsyncDisposable {
 
   constructor({ slots = 12, workers = Math.min(4, Math.max(2, availableParallelism())), blockBytes = BLOCK_BYTES }: PoolSize = {}) {
     const memory = sharedPages(blockBytes * (slots + workers + 1));
+    this.memory = memory;
     for (let slot = 0; slot < slots; slot++) {
       const at = slot * blockBytes;
       this.#free.push({ at, bytes: Buffer.from(memory, at, blockBytes) });

@@ -8,7 +8,7 @@ import { Accounting } from './accounting.js';
 import type { BlockPool } from './block-pool.js';
 import { DigestFile } from './digest-file.js';
 import { asDestinationError } from './failures.js';
-import { jsonFrame, parseAsk, parseBlockPrefix, parseEnd, parseError, parseHello, parseRun, prefixBytes, type BlockFrame, type Hello, type Received, type Run } from './frames.js';
+import { ASK_MAX, jsonFrame, parseAsk, parseBlockPrefix, parseEnd, parseError, parseHello, parseRun, prefixBytes, type BlockFrame, type Hello, type Received, type Run } from './frames.js';
 import { DIGEST_BYTES, geometry, imageDigest, zeroDigests, type Geometry } from './geometry.js';
 import { Holdings } from './holdings.js';
 import { openToWrite, type OpenedImage } from './image-file.js';
@@ -166,6 +166,7 @@ class Receiving {
           const index = parseAsk(await this.#reader.payload(found.length));
           this.#accounting.ask(index, holdings.offered);
           this.#tellParts(holdings, index);
+          if (this.#telling.size > ASK_MAX) await Promise.race(this.#telling); // answered already, and asked for all the same
           break;
         }
         case 'data': case 'packed': case 'patch': case 'packed-patch':

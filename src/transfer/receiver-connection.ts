@@ -1,6 +1,9 @@
+import { closeSync } from 'node:fs';
 import type { Readable, Writable } from 'node:stream';
 import { DrError } from '../model/errors.js';
+import { makePipe } from '../system/pipe.js';
 import { bulkOptions, startThere } from '../system/ssh.js';
+import { Outlet } from './outlet.js';
 import { within } from './within.js';
 
 /** A receiver at the far end of ssh, or as a child process. */
@@ -22,17 +25,27 @@ const STDERR_KEPT = 4096;
 /** How long what was printed last may take to arrive after the end of the process. */
 const LAST_LINES_MS = 100;
 
-/** Starts `dr agent --receive` there. */
-export async function connectReceiver(to: Destination): Promise<ReceiverConnection> {
-  return overChild(startThere(to.host, to.agentCommand, ['agent', '--receive'], await bulkOptions(to.host)), to.host);
+/** Starts `dr agent --receive` there. What is written to it from `memory` is not copied on the way to the kernel. */
+export async function connectReceiver(to: Destination, memory: SharedArrayBuffer): Promise<ReceiverConnection> {
+  const [options, pipe] = await Promise.all([bulkOptions(to.host), makePipe()]);
+  let child: Child;
+  try {
+    child = startThere(to.host, to.agentCommand, ['agent', '--receive'], options, pipe.readFd);
+  } catch (error) {
+    closeSync(pipe.writeFd);
+    throw error;
+  } finally {
+    closeSync(pipe.readFd); // the child's alone: so its end is the end of every write
+  }
+  return overChild(child, new Outlet(pipe.writeFd, memory), to.host);
 }
 
 type Child = ReturnType<typeof startThere>;
 
 /** The streams of a child process that is, or leads to, a receiver. */
-export function overChild(child: Child, host: string): ReceiverConnection {
-  const { stdin, stdout, stderr } = child;
-  if (stdin === null || stdout === null || stderr === null) throw new DrError('internal', 'a receiver needs its three streams');
+function overChild(child: Child, output: Writable, host: string): ReceiverConnection {
+  const { stdout, stderr } = child;
+  if (stdout === null || stderr === null) throw new DrError('internal', 'a receiver needs its streams');
   let said = '';
   stderr.on('data', (chunk: Buffer) => { said = (said + chunk.toString('utf8')).slice(-STDERR_KEPT); });
   const end = new Promise<string>((resolve) => {
@@ -44,7 +57,7 @@ export function overChild(child: Child, host: string): ReceiverConnection {
   });
   return {
     input: stdout,
-    output: stdin,
+    output,
     ended: async (waitMs) => {
       const how = await within(waitMs, end, 'it closed its end');
       const last = said.trim().split('\n').slice(-3).join('; ');

@@ -35,7 +35,7 @@ export interface Sent {
 }
 
 export interface Sending {
-  readonly connect?: (to: Destination) => ReceiverConnection | Promise<ReceiverConnection>;
+  readonly connect?: (to: Destination, memory: SharedArrayBuffer) => ReceiverConnection | Promise<ReceiverConnection>;
   /** Bytes of the disk dealt with so far, of how many, and what went out. Called for every block. */
   readonly progress?: (report: { readonly done: number; readonly total: number; readonly sent: number }) => void;
   readonly signal?: AbortSignal;
@@ -64,7 +64,7 @@ export async function send(order: SendOrder, sending: Sending = {}): Promise<Sen
   try {
     const source = await SourceReader.open(order.source, pool, blockBytes, sending.signal);
     try {
-      const connection = await (sending.connect ?? connectReceiver)(order.to);
+      const connection = await (sending.connect ?? connectReceiver)(order.to, pool.memory);
       if (order.source.keepDigests === undefined) return await new Transmission(order, sending, source, pool, connection).run();
       await using keeper = await DigestKeeper.open(order.source.keepDigests);
       const sent = await new Transmission(order, sending, source, pool, connection, keeper).run();

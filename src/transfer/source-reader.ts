@@ -7,7 +7,7 @@ import { BlockSet } from './block-set.js';
 import { hintFailure, sourceFailure } from './failures.js';
 import { geometry, lengthOf, zeroDigests, type Geometry } from './geometry.js';
 import { openToRead, type OpenedFile } from './image-file.js';
-import { forgetDigests } from './kept-digests.js';
+import { digestRecord, forgetDigests } from './kept-digests.js';
 import { HintDoubted, UnchangedBlocks, type KnownBlock } from './unchanged-blocks.js';
 
 /** Blocks of the source, in order. Some are known without having been read: either zero, or such as the destination holds already. */
@@ -157,6 +157,7 @@ export class SourceReader implements AsyncDisposable {
       const unchanged = await UnchangedBlocks.open(hint, this.disk, new Date());
       this.#unchanged = unchanged;
       const wrong = await this.#firstWrong(unchanged.sample, signal);
+      if (wrong !== undefined && this.#source.keepDigests !== undefined && await digestRecord(this.#source.keepDigests) !== undefined) throw await this.#lied(wrong); // another target has had it
       if (wrong !== undefined) throw new HintDoubted(`it is wrong at offset ${String(wrong * this.disk.blockBytes)}`);
       this.readSince = unchanged.readSince;
     } catch (error) {
@@ -190,9 +191,15 @@ export class SourceReader implements AsyncDisposable {
 
   /** Found too late to read the whole disk: other blocks have been called the same on the same word. */
   async #lied(index: number): Promise<DrError> {
-    const { hint, path } = this.#source;
-    if (hint !== undefined) await forgetDigests(hint.digests);
+    const { path } = this.#source;
+    await this.#forget();
     return hintFailure(path, index * this.disk.blockBytes);
+  }
+
+  /** Neither the hint's digests nor what another target was sent on its word is believed again. */
+  async #forget(): Promise<void> {
+    const { hint, keepDigests } = this.#source;
+    for (const digests of [hint?.digests, keepDigests]) if (digests !== undefined) await forgetDigests(digests);
   }
 }
 

@@ -2,11 +2,13 @@ import assert from 'node:assert/strict';
 import fc from 'fast-check';
 import { open, readFile, writeFile } from 'node:fs/promises';
 import { Accounting } from '../../src/transfer/accounting.js';
+import { Answers, type Outgoing } from '../../src/transfer/answers.js';
 import { changedParts, digestParts, gather, MAP_BYTES, markedRanges, patchBytes, scatter } from '../../src/transfer/delta.js';
-import { ASK_MAX } from '../../src/transfer/frames.js';
+import { ASK_MAX, blockPrefix, TYPE } from '../../src/transfer/frames.js';
 import { geometry, SECTOR_BYTES } from '../../src/transfer/geometry.js';
 import { hashImage } from '../../src/transfer/image-digest.js';
 import { makeTicket } from '../../src/transfer/ticket.js';
+import type { WireWriter } from '../../src/transfer/wire.js';
 import { MIB, plainDigestOf, TransferGround } from '../support/transfer-ground.js';
 
 describe('what has changed within a block', () => {
@@ -76,6 +78,42 @@ describe('what has changed within a block', () => {
     accounting.ask(10 + ASK_MAX, 1000);
     accounting.run('same', { first: 11, count: 200 }, 1000);
     assert.throws(() => { accounting.data('patch', 211, 4096, new Uint8Array(MAP_BYTES)); }, { refusal: 'patch' });
+  });
+});
+
+describe('answers that wait for one that is being prepared', () => {
+  it('come in order, and take little memory and time for millions of zeros', async () => {
+    const said: string[] = [];
+    const wire = {
+      send: (frame: Buffer): Promise<void> => {
+        const type = frame.readUInt8(0);
+        said.push(type === TYPE.zero || type === TYPE.same ? `${type === TYPE.zero ? 'zero' : 'same'} ${String(frame.readBigUInt64LE(8))}+${String(frame.readBigUInt64LE(16))}` : type === TYPE.end ? 'end' : 'block');
+        return Promise.resolve();
+      },
+    };
+    const answers = new Answers(wire as unknown as WireWriter, (error) => { throw error; });
+    let ready: (block: Outgoing) => void = () => undefined;
+    const block = (): Outgoing => ({ prefix: blockPrefix('data', 0, Buffer.alloc(32), 1), bytes: Buffer.alloc(1), out: () => undefined });
+    await answers.run('same', 0);
+    await answers.block(new Promise((resolve) => { ready = resolve; }));
+    for (let index = 2; index < 1_000_002; index++) assert.equal(answers.run('zero', index), undefined);
+    await answers.block(block());
+    await answers.run('same', 1_000_003);
+    assert.equal(said.length, 0);
+    const began = performance.now();
+    ready(block());
+    await answers.end(Buffer.alloc(32));
+    assert.ok(performance.now() - began < 5_000, 'a hole that waited took too long');
+    assert.deepEqual([said.slice(0, 3), said.slice(-3)], [['same 0+1', 'block', 'zero 2+256'], ['block', 'same 1000003+1', 'end']]);
+    const zeros = said.filter((each) => each.startsWith('zero')).map((each) => each.slice(5).split('+').map(Number));
+    assert.equal(zeros.reduce((next, [first, count = 0]) => { assert.equal(first, next); return next + count; }, 2), 1_000_002);
+  });
+
+  it('fail with what could not be prepared', async () => {
+    const answers = new Answers({ send: () => Promise.resolve() } as unknown as WireWriter, () => assert.fail('nothing failed on the wire'));
+    await answers.block(Promise.reject(new Error('no memory')));
+    await answers.run('zero', 1);
+    await assert.rejects(answers.end(Buffer.alloc(32)), /no memory/);
   });
 });
 

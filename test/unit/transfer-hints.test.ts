@@ -186,6 +186,18 @@ describe('a hint of what has changed', function () {
     assert.match((await move(source, { hint: { digests, changed } }, image, 'read')).note ?? '', /are not there/);
   });
 
+  it('that turns out wrong for a second target voids what the first was sent on its word, and neither\'s digests are taken again', async () => {
+    const { source, image, start } = await captured(LETTERS);
+    await say([]);
+    const next = ground.path('bases/next.digests');
+    const known = { hint: { digests, changed }, keepDigests: next };
+    assert.equal((await move(source, known, image, start)).note, undefined);
+    assert.ok(await digestRecord(next) !== undefined);
+    await put(source, 12, 'X');
+    await assert.rejects(move(source, known, await ground.disk('other', '#'.repeat(LETTERS.length)), 'read'), { code: 'source-failed', message: /hint of what has changed in .* is wrong at offset 12582912/ });
+    assert.deepEqual([await digestRecord(digests), await digestRecord(next)], [undefined, undefined]);
+  });
+
   it('costs nothing but itself when digests can\'t be kept', async () => {
     const source = await ground.disk('source', 'abc');
     await writeFile(ground.path('file'), '');
