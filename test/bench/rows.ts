@@ -66,10 +66,15 @@ export async function* copyRows(bench: Bench, wanted: ReadonlySet<CopyRow>): Asy
   if (wanted.has('slow')) {
     const small = Math.min(64, mebibytes);
     const disk = await ground.disk('slow.raw', small, () => true);
+    const some = [bench.dr, ...bench.peers.filter(({ name }) => ['dd | ssh | dd', 'rsync --inplace'].includes(name))];
     await ground.link(SLOW);
     yield await contest({
       name: 'slow', what: `first copy of ${String(small)} MiB over 100 Mbit/s and 20 ms`, disk, first: true, limits: ['ssh alone'],
-      contenders: [...bench.limits.filter(({ name }) => name === 'ssh alone'), bench.dr, ...bench.peers.filter(({ name }) => ['dd | ssh | dd', 'rsync --inplace'].includes(name))],
+      contenders: [...bench.limits.filter(({ name }) => name === 'ssh alone'), ...some],
+    });
+    yield await contest({
+      name: 'slow, changed', what: 'over that link, 1 % changed by writes of 4 KiB anywhere', disk, first: false, limits: LOOKING,
+      contenders: [...bench.limits.filter(({ name }) => LOOKING.includes(name)), ...some], before: async () => { await ground.change(disk, scattered(disk)); },
     });
     await ground.link(undefined);
     await forget(disk);
