@@ -26,6 +26,8 @@ export interface WriteJob {
   readonly slot?: number;
   readonly packed?: number;
   readonly map?: Uint8Array;
+  /** Bytes of a whole block of this disk, as in all jobs about parts. */
+  readonly blockBytes: number;
   readonly digest: Uint8Array;
   readonly readBack: boolean;
 }
@@ -34,10 +36,10 @@ export interface WriteJob {
 export interface PackJob { readonly kind: 'pack'; readonly slot: number; readonly length: number }
 
 /** Reads a block and digests its parts. */
-export interface PartsJob { readonly kind: 'parts'; readonly fd: number; readonly offset: number; readonly length: number }
+export interface PartsJob { readonly kind: 'parts'; readonly fd: number; readonly offset: number; readonly length: number; readonly blockBytes: number }
 
 /** Keeps of the block in the slot, from its beginning on, those parts only that don't have the digests `held`, if there are others; packs them if it may and they shrink. */
-export interface DeltaJob { readonly kind: 'delta'; readonly slot: number; readonly length: number; readonly held: Uint8Array; readonly pack: boolean }
+export interface DeltaJob { readonly kind: 'delta'; readonly slot: number; readonly length: number; readonly held: Uint8Array; readonly pack: boolean; readonly blockBytes: number }
 
 /** What a slot holds for a block: `length` bytes, of the parts on the map if there is one. */
 export interface Payload {
@@ -62,7 +64,6 @@ export type BlockFailure =
 /** Where in the shared memory a worker has its own pages. */
 export interface WorkerPages {
   readonly memory: SharedArrayBuffer;
-  readonly blockBytes: number;
   readonly scratch: number;
   /** A block of zeros that nobody writes. */
   readonly zeros: number;
@@ -78,15 +79,15 @@ export function perform(job: BlockJob, pages: WorkerPages): BlockOutcome {
         return compare(readAndDigest(job.fd, view(pages.scratch, roundUp(job.length)), job.offset, job.length), job.digest);
       case 'parts': {
         const block = read(job.fd, view(pages.scratch, roundUp(job.length)), job.offset, job.length);
-        return block === undefined ? { kind: 'short' } : { kind: 'parts', digests: digestParts(block, pages.blockBytes) };
+        return block === undefined ? { kind: 'short' } : { kind: 'parts', digests: digestParts(block, job.blockBytes) };
       }
       case 'pack':
         return { kind: 'payload', payload: packed(view(job.slot, job.length)) };
       case 'delta': {
         const block = view(job.slot, job.length);
-        const map = changedParts(block, pages.blockBytes, job.held);
-        if (patchBytes(map, job.length, pages.blockBytes) === job.length) return { kind: 'payload', payload: job.pack ? packed(block) : { length: job.length, packed: false } };
-        const parts = block.subarray(0, gather(block, map, pages.blockBytes));
+        const map = changedParts(block, job.blockBytes, job.held);
+        if (patchBytes(map, job.length, job.blockBytes) === job.length) return { kind: 'payload', payload: job.pack ? packed(block) : { length: job.length, packed: false } };
+        const parts = block.subarray(0, gather(block, map, job.blockBytes));
         return { kind: 'payload', payload: { ...(job.pack ? packed(parts) : { length: parts.length, packed: false }), map } };
       }
       case 'write':
@@ -113,13 +114,13 @@ function writeWhole(job: WriteJob, pages: WorkerPages): DiskOutcome {
 function writeParts(job: WriteJob, map: Uint8Array, pages: WorkerPages): DiskOutcome {
   const bytes = new Uint8Array(pages.memory, job.slot ?? pages.zeros, job.length);
   const scratch = new Uint8Array(pages.memory, pages.scratch, roundUp(job.length));
-  if (job.packed !== undefined && !unpack(bytes.subarray(0, patchBytes(map, job.length, pages.blockBytes)), job.packed)) return { kind: 'damaged-on-arrival' };
+  if (job.packed !== undefined && !unpack(bytes.subarray(0, patchBytes(map, job.length, job.blockBytes)), job.packed)) return { kind: 'damaged-on-arrival' };
   const old = read(job.fd, scratch, job.offset, job.length);
   if (old === undefined) return { kind: 'short' };
-  scatter(bytes, map, pages.blockBytes, old);
+  scatter(bytes, map, job.blockBytes, old);
   if (!job.readBack && !same(digestOf(bytes), job.digest)) return { kind: 'damaged-on-arrival' };
   let lost = false;
-  for (const [start, end] of markedRanges(map, job.length, pages.blockBytes, SECTOR_BYTES)) {
+  for (const [start, end] of markedRanges(map, job.length, job.blockBytes, SECTOR_BYTES)) {
     const range = bytes.subarray(start, end);
     write(job.fd, job.tailFd, range, job.offset + start);
     if (!job.readBack) continue;

@@ -49,7 +49,7 @@ export class BlockPool implements AsyncDisposable {
       this.#free.push({ at, bytes: Buffer.from(memory, at, blockBytes) });
     }
     this.#threads = Array.from({ length: workers }, (_, index) => {
-      const data: WorkerPages = { memory, blockBytes, scratch: (slots + index) * blockBytes, zeros: (slots + workers) * blockBytes };
+      const data: WorkerPages = { memory, scratch: (slots + index) * blockBytes, zeros: (slots + workers) * blockBytes };
       const worker = new Worker(new URL('./block-worker.js', import.meta.url), { workerData: data });
       worker.unref(); // only work keeps the process alive
       const jobs: Thread['jobs'] = new Map();

@@ -84,7 +84,7 @@ export class Holdings {
   /** Tells the sender the digests of the parts of one block: none if it can't be read. */
   async tellParts(index: number): Promise<void> {
     const offset = index * this.#disk.blockBytes;
-    const outcome = await this.#pool.parts({ kind: 'parts', fd: this.#image.fd, offset, length: lengthOf(this.#disk, index) });
+    const outcome = await this.#pool.parts({ kind: 'parts', fd: this.#image.fd, offset, length: lengthOf(this.#disk, index), blockBytes: this.#disk.blockBytes });
     if (outcome.kind !== 'parts') this.#insistUnreadable(offset, outcome);
     await this.#wire.send(digestsFrame('parts', index, outcome.kind === 'parts' ? outcome.digests : Buffer.alloc(0)));
   }

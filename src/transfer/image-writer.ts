@@ -138,7 +138,7 @@ export class ImageWriter {
     const length = lengthOf(this.#disk, index);
     await this.#perform({
       kind: 'write', fd: this.#image.fd, tailFd: this.#image.tailFd, offset: index * this.#disk.blockBytes, length, digest, readBack: this.#readBack,
-      ...(slot === undefined ? {} : { slot: slot.at }), ...sent,
+      blockBytes: this.#disk.blockBytes, ...(slot === undefined ? {} : { slot: slot.at }), ...sent,
     });
     const ranges = sent.map === undefined ? [[0, length]] as const : markedRanges(sent.map, length, this.#disk.blockBytes, SECTOR_BYTES);
     this.#bytesWritten += ranges.reduce((sum, [start, end]) => sum + end - start, 0);

@@ -230,7 +230,7 @@ class Transmission {
     const whole = lengthOf(this.#source.disk, index);
     const held = how.ask ? await this.#questions.ask(index) : undefined;
     const job = { slot: slot.at, length: whole };
-    const { length, packed, map } = held !== undefined ? await this.#pool.prepare({ kind: 'delta', ...job, held, pack: how.pack })
+    const { length, packed, map } = held !== undefined ? await this.#pool.prepare({ kind: 'delta', ...job, held, pack: how.pack, blockBytes: this.#source.disk.blockBytes })
       : how.pack ? await this.#pool.prepare({ kind: 'pack', ...job })
       : { length: whole, packed: false };
     if (held !== undefined) this.#questions.learn(map === undefined ? 0 : 1 - length / whole);

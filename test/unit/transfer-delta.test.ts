@@ -151,6 +151,16 @@ describe('sending what has changed within blocks', function () {
     }
   }
 
+  it('does so with smaller blocks than the pool has', async () => {
+    const blockBytes = 64 * 1024;
+    const [image, source] = [await ground.disk('image', 'abcd'), await ground.disk('source', 'abcd')];
+    await change(source, [blockBytes * 3 + 100, MIB]);
+    const { sent, received } = await ground.move({ path: source, bytes: 4 * MIB }, { path: image, start: 'read' }, { blockBytes });
+    await same(source, image);
+    assert.equal(received.bytesWritten, 2 * 4096); // parts of 256 bytes, written in sectors
+    assert.ok(sent.bytesSent < 3000, String(sent.bytesSent));
+  });
+
   it('packs the changed parts while the link is slow', async () => {
     const bytes = 40 * MIB;
     const letters = 'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMN';

@@ -141,7 +141,7 @@ describe('reading back what was written', function () {
       const handle = await open(path, constants.O_RDWR | constants.O_APPEND | constants.O_DIRECT);
       try {
         const digest = digestOf(inSlot('a'));
-        assert.deepEqual(perform({ kind: 'write', fd: handle.fd, tailFd: handle.fd, offset: 0, length: MIB, slot: 0, digest, readBack: true }, pages), { kind: 'not-what-was-written' });
+        assert.deepEqual(perform({ kind: 'write', blockBytes: MIB, fd: handle.fd, tailFd: handle.fd, offset: 0, length: MIB, slot: 0, digest, readBack: true }, pages), { kind: 'not-what-was-written' });
       } finally {
         await handle.close();
       }
@@ -154,7 +154,7 @@ describe('reading back what was written', function () {
       try {
         inSlot('a');
         for (const readBack of [true, false]) {
-          assert.deepEqual(perform({ kind: 'write', fd: handle.fd, tailFd: handle.fd, offset: 0, length: MIB, slot: 0, digest: digestOf(blockOf('b')), readBack }, pages), { kind: 'damaged-on-arrival' });
+          assert.deepEqual(perform({ kind: 'write', blockBytes: MIB, fd: handle.fd, tailFd: handle.fd, offset: 0, length: MIB, slot: 0, digest: digestOf(blockOf('b')), readBack }, pages), { kind: 'damaged-on-arrival' });
         }
       } finally {
         await handle.close();
