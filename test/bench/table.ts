@@ -48,7 +48,7 @@ function lines(row: Row): readonly string[] {
       (entry.wireBytes / MIB).toFixed(entry.wireBytes < 100 * MIB ? 1 : 0), entry.cpuSeconds?.toFixed(1) ?? '',
       (Math.max(0, ...Object.values(entry.peaks)) / MIB).toFixed(0),
     ])),
-    ...row.entries.filter(({ kind }) => kind === 'ours').slice(0, 1).map(({ peaks }) => `  memory: ${Object.entries(peaks).map(([kind, bytes]) => `${kind} ${(bytes / MIB).toFixed(0)}`).join(', ')} MiB`),
+    ...row.entries.filter(({ kind, peaks }) => kind === 'ours' && Object.keys(peaks).length > 0).slice(0, 1).map(({ peaks }) => `  memory: ${Object.entries(peaks).map(([kind, bytes]) => `${kind} ${(bytes / MIB).toFixed(0)}`).join(', ')} MiB`),
     ...row.notes.map((note) => `  ${note}`),
   ].flatMap((text) => fold(text));
 }
