@@ -1,6 +1,5 @@
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { DrError } from '../model/errors.js';
 import type { DataSource } from '../model/host.js';
 import { writeDurable } from '../system/durable.js';
 import { log } from '../system/log.js';
@@ -8,6 +7,7 @@ import { lvmState, removeVolume, tagVolume, thinDelta, type Volume } from '../sy
 import { stateDirectory } from '../system/state.js';
 import { step } from '../system/steps.js';
 import { digestRecord, forgetDigests } from '../transfer/kept-digests.js';
+import { attempt } from './attempt.js';
 import { asTag, ownerTag, SNAPSHOT_TAG } from './pay-snapshot.js';
 import { baseTag, basesOf, fullOf, KEEP_BELOW_PERCENT } from './snapshot-plan.js';
 
@@ -104,13 +104,4 @@ async function drop(base: Volume, tag: string): Promise<boolean> {
   await forgetDigests(digestsOf(base));
   await removeVolume(base);
   return true;
-}
-
-async function attempt<T>(what: string, act: () => Promise<T>): Promise<T | undefined> {
-  try {
-    return await act();
-  } catch (error) {
-    log.warn(what, { error: DrError.from(error).message });
-    return undefined;
-  }
 }

@@ -9,6 +9,7 @@ import { dirtyExtents, internalSnapshots } from '../system/qemu.js';
 import { stateDirectory } from '../system/state.js';
 import { checkpointNames, deleteCheckpoint, domainInfo } from '../system/virsh.js';
 import { digestRecord, forgetDigests } from '../transfer/kept-digests.js';
+import { attempt } from './attempt.js';
 import { attribute } from './backup-job.js';
 import type { PlannedDisk } from './disks.js';
 import type { DomainRef } from './owing.js';
@@ -136,13 +137,4 @@ async function dropAll(domain: DomainRef, names: readonly string[]): Promise<voi
     if (old || (uuid === domain.uuid && !left.has(name ?? ''))) await forgetDigests(path);
   }
   for (const name of names) await deleteCheckpoint(domain.uri, domain.uuid, name);
-}
-
-async function attempt<T>(what: string, act: () => Promise<T>): Promise<T | undefined> {
-  try {
-    return await act();
-  } catch (error) {
-    log.warn(what, { error: DrError.from(error).message });
-    return undefined;
-  }
 }

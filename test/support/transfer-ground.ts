@@ -6,6 +6,7 @@ import type { DataSource } from '../../src/model/host.js';
 import { BlockPool } from '../../src/transfer/block-pool.js';
 import type { Received } from '../../src/transfer/frames.js';
 import { BLOCK_BYTES } from '../../src/transfer/geometry.js';
+import { hashImage } from '../../src/transfer/image-digest.js';
 import { receive } from '../../src/transfer/receive.js';
 import { admit } from '../../src/transfer/receiver.js';
 import { send, type Sending, type Sent } from '../../src/transfer/send.js';
@@ -62,6 +63,15 @@ export class TransferGround {
       await handle.close();
     }
     return path;
+  }
+
+  /** A file with the digests of an image's blocks. */
+  async digestsOf(image: string, bytes: number): Promise<string> {
+    const digests: Buffer[] = [];
+    await hashImage(image, bytes, (_, digest) => digests.push(Buffer.from(digest)));
+    const file = this.path('old.digests');
+    await writeFile(file, Buffer.concat(digests));
+    return file;
   }
 
   /** Moves a disk with both sides in this process, over streams. */

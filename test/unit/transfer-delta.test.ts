@@ -1,12 +1,11 @@
 import assert from 'node:assert/strict';
 import fc from 'fast-check';
-import { open, readFile, writeFile } from 'node:fs/promises';
+import { open, readFile } from 'node:fs/promises';
 import { Accounting } from '../../src/transfer/accounting.js';
 import { Answers, type Outgoing } from '../../src/transfer/answers.js';
 import { changedParts, digestParts, gather, MAP_BYTES, markedRanges, patchBytes, scatter } from '../../src/transfer/delta.js';
 import { ASK_MAX, blockPrefix, TYPE } from '../../src/transfer/frames.js';
 import { geometry, SECTOR_BYTES } from '../../src/transfer/geometry.js';
-import { hashImage } from '../../src/transfer/image-digest.js';
 import { makeTicket } from '../../src/transfer/ticket.js';
 import type { WireWriter } from '../../src/transfer/wire.js';
 import { MIB, plainDigestOf, TransferGround } from '../support/transfer-ground.js';
@@ -141,7 +140,7 @@ describe('sending what has changed within blocks', function () {
         const source = await ground.disk('source', 'abcdefghij', bytes);
         // In one part, across two, at both ends of a block, in the last sectors, and two blocks that are the same.
         await change(source, [0, MIB + 8192 - 100, 3 * MIB - 512, 3 * MIB, 5 * MIB + 4096 * 7, 5 * MIB + 4096 * 8, bytes - 512]);
-        const { sent, received } = await ground.move({ path: source, bytes }, { path: image, readBack, start: start === 'read' ? 'read' : { recycle: await digestsOf(image, bytes), provenSince: '2026-01-01T00:00:00Z' } });
+        const { sent, received } = await ground.move({ path: source, bytes }, { path: image, readBack, start: start === 'read' ? 'read' : { recycle: await ground.digestsOf(image, bytes), provenSince: '2026-01-01T00:00:00Z' } });
         await same(source, image);
         assert.equal(received.digest, await plainDigestOf(source));
         const parts = 7 * 4096 + (bytes % 4096); // one of them is the last, short one
@@ -186,7 +185,7 @@ describe('sending what has changed within blocks', function () {
 
   it('writes nothing of a block that is what it should be, though its digest was lost', async () => {
     const [image, source] = [await ground.disk('image', 'abcd'), await ground.disk('source', 'abcd')];
-    const digests = await digestsOf(image, 4 * MIB);
+    const digests = await ground.digestsOf(image, 4 * MIB);
     await change(digests, [32], 8);
     const { sent, received } = await ground.move({ path: source, bytes: 4 * MIB }, { path: image, start: { recycle: digests, provenSince: '2026-01-01T00:00:00Z' } });
     await same(source, image);
@@ -196,7 +195,7 @@ describe('sending what has changed within blocks', function () {
 
   it('sends the whole block where the destination has rotted since its proof, and heals it', async () => {
     const [image, source] = [await ground.disk('image', 'abcd'), await ground.disk('source', 'abcd')];
-    const digests = await digestsOf(image, 4 * MIB);
+    const digests = await ground.digestsOf(image, 4 * MIB);
     await change(source, [MIB + 5 * 4096]);
     const offered = await makeTicket({ path: image, bytes: 4 * MIB, start: { recycle: digests, provenSince: '2026-01-01T00:00:00Z' }, readBack: true });
     const rotten = ground.pool.parts.bind(ground.pool);
@@ -233,12 +232,4 @@ describe('sending what has changed within blocks', function () {
   it('moves parts of sectors only in whole ones', () => {
     assert.equal(MIB / 256, SECTOR_BYTES);
   });
-
-  async function digestsOf(path: string, bytes: number): Promise<string> {
-    const digests: Buffer[] = [];
-    await hashImage(path, bytes, (_, digest) => digests.push(Buffer.from(digest)));
-    const file = ground.path('old.digests');
-    await writeFile(file, Buffer.concat(digests));
-    return file;
-  }
 });

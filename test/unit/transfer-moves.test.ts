@@ -34,7 +34,7 @@ describe('moving a disk', function () {
   it('sends only what differs from the digests of the image being recycled', async () => {
     const source = await ground.disk('source', 'abXdeYgh');
     const path = await ground.disk('image', 'abcdefgh');
-    const digests = await digestsOf(path, 8 * MIB);
+    const digests = await ground.digestsOf(path, 8 * MIB);
     const { sent, received } = await ground.move({ path: source, bytes: 8 * MIB },
       { path, start: { recycle: digests, provenSince: '2026-01-01T00:00:00.000Z' }, now: new Date('2026-02-02T00:00:00Z') });
     await equal(source, path);
@@ -86,7 +86,7 @@ describe('moving a disk', function () {
     const source = await ground.disk('source', 'XY');
     const path = await ground.disk('image', 'ab');
     const { received } = await ground.move({ path: source, bytes: 2 * MIB },
-      { path, start: { recycle: await digestsOf(path, 2 * MIB), provenSince: '2026-01-01T00:00:00.000Z' }, now: new Date('2026-02-02T00:00:00Z') });
+      { path, start: { recycle: await ground.digestsOf(path, 2 * MIB), provenSince: '2026-01-01T00:00:00.000Z' }, now: new Date('2026-02-02T00:00:00Z') });
     assert.equal(received.provenSince, '2026-02-02T00:00:00.000Z');
     const again = await ground.move({ path: source, bytes: 2 * MIB }, { path, start: 'read', now: new Date('2026-02-03T00:00:00Z') });
     assert.equal(again.received.provenSince, '2026-02-03T00:00:00.000Z', 'blocks that were read now are proven now');
@@ -105,7 +105,7 @@ describe('moving a disk', function () {
     it(`zeroes old data full of 0xFF where the source has holes (${start})`, async () => {
       const source = await ground.disk('source', 'a..........b.', 13 * MIB - 1536);
       const path = await ground.disk('image', '#############', 13 * MIB - 1536);
-      const digests = await digestsOf(path, 13 * MIB - 1536);
+      const digests = await ground.digestsOf(path, 13 * MIB - 1536);
       const { sent, received } = await ground.move({ path: source, bytes: 13 * MIB - 1536 },
         { path, start: start === 'read' ? 'read' : { recycle: digests, provenSince: '2026-01-01T00:00:00Z' } });
       await equal(source, path);
@@ -157,7 +157,7 @@ describe('moving a disk', function () {
 
   it('recycles what is known of a disk that grew, and reads the rest', async () => {
     const path = await ground.disk('image', 'abc', 2 * MIB + 512);
-    const digests = await digestsOf(path, 2 * MIB + 512);
+    const digests = await ground.digestsOf(path, 2 * MIB + 512);
     await truncate(path, 5 * MIB);
     const source = await ground.disk('source', 'abcde', 5 * MIB);
     const { sent } = await ground.move({ path: source, bytes: 5 * MIB }, { path, start: { recycle: digests, provenSince: '2026-01-01T00:00:00Z' } });
@@ -167,7 +167,7 @@ describe('moving a disk', function () {
 
   it('recycles what is left of a disk that shrank', async () => {
     const path = await ground.disk('image', 'abcdef');
-    const digests = await digestsOf(path, 6 * MIB);
+    const digests = await ground.digestsOf(path, 6 * MIB);
     await truncate(path, 3 * MIB - 512);
     const source = await ground.disk('source', 'abc', 3 * MIB - 512);
     const { sent } = await ground.move({ path: source, bytes: 3 * MIB - 512 }, { path, start: { recycle: digests, provenSince: '2026-01-01T00:00:00Z' } });
@@ -179,7 +179,7 @@ describe('moving a disk', function () {
     it(`reads the image when its digests ${what}`, async () => {
       const source = await ground.disk('source', 'abcde');
       const path = await ground.disk('image', 'abcd#');
-      const digests = await digestsOf(path, 5 * MIB);
+      const digests = await ground.digestsOf(path, 5 * MIB);
       if (spoil !== undefined) await truncate(digests, spoil);
       const { sent, received } = await ground.move({ path: source, bytes: 5 * MIB },
         { path, start: { recycle: spoil === undefined ? `${digests}-gone` : digests, provenSince: '2026-01-01T00:00:00Z' } });
@@ -199,7 +199,7 @@ describe('moving a disk', function () {
   it('believes no digests of an image that was written to after the offer', async () => {
     const source = await ground.disk('source', 'abcd');
     const path = await ground.disk('image', 'abcd');
-    const made = await makeTicket({ path, bytes: 4 * MIB, start: { recycle: await digestsOf(path, 4 * MIB), provenSince: '2026-01-01T00:00:00Z' }, readBack: true });
+    const made = await makeTicket({ path, bytes: 4 * MIB, start: { recycle: await ground.digestsOf(path, 4 * MIB), provenSince: '2026-01-01T00:00:00Z' }, readBack: true });
     const handle = await open(path, 'r+');
     await handle.write('booted by hand', 2 * MIB);
     await handle.close();
@@ -309,12 +309,4 @@ describe('moving a disk', function () {
       await equal(other, path);
     });
   });
-
-  async function digestsOf(path: string, bytes: number): Promise<string> {
-    const digests: Buffer[] = [];
-    await hashImage(path, bytes, (_, digest) => digests.push(Buffer.from(digest)));
-    const file = ground.path('old.digests');
-    await writeFile(file, Buffer.concat(digests));
-    return file;
-  }
 });
