@@ -78,7 +78,10 @@ describe('a new image beside an older one', function () {
     await handle.write(Buffer.alloc(MIB, 1), 0, MIB, 0);
     await handle.close();
     assert.deepEqual((await store.list()).map(({ allocatedBytes }) => allocatedBytes === 0), [type === 'xfs' && allocation === 'sparse', type === 'xfs' && allocation === 'sparse']);
-    return { made, content, took, older: await readFile(older.path) };
+    const seen = await readFile(older.path);
+    await store.remove(older, A);
+    assert.ok(((await store.list())[0]?.allocatedBytes ?? 0) >= (made.origin === 'fresh' ? MIB : OLDER.length), 'the last image shares with nobody');
+    return { made, content, took, older: seen };
   }
 
   it('begins with its blocks, shared, where the file system can do that; what is written to it is its own', async function () {

@@ -147,6 +147,22 @@ describe('reading back what was written', function () {
       }
     });
 
+    it('parts of a block that were written and are not there', async () => {
+      const path = ground.path('parts');
+      await writeFile(path, blockOf('b'));
+      const handle = await open(path, constants.O_RDWR | constants.O_APPEND | constants.O_DIRECT);
+      try {
+        const made = Buffer.from(blockOf('b'));
+        blockOf('a').copy(made, 4096 * 3, 0, 4096);
+        new Uint8Array(pages.memory).set(blockOf('a').subarray(0, 4096));
+        const map = Uint8Array.from({ length: 32 }, (_, at) => at === 0 ? 1 << 3 : 0);
+        const job = { kind: 'write', blockBytes: MIB, fd: handle.fd, tailFd: handle.fd, offset: 0, length: MIB, slot: 0, map, digest: digestOf(made) } as const;
+        assert.deepEqual(perform({ ...job, readBack: true }, pages), { kind: 'not-what-was-written' });
+      } finally {
+        await handle.close();
+      }
+    });
+
     it('bytes that changed on their way, with and without reading back', async () => {
       const path = ground.path('changed');
       await writeFile(path, blockOf('#'));
