@@ -60,7 +60,8 @@ export async function connect(route: Route, run: string, helloMs: number = HELLO
   connection.onNotification('heartbeat', () => undefined);
   // The end of our own words is told here, too; the agent lets go of everything after it, and is waited for.
   connection.onClose(() => { if (!closing) lose(lastLine(said) ?? 'it was closed'); });
-  connection.onError(([error]) => { lose(error.message); });
+  // A heartbeat that is overtaken by the end of our words is an error, too: of no account then.
+  connection.onError(([error]) => { if (!closing) lose(error.message); });
   connection.listen();
   void ended.then(() => { lose(lastLine(said) ?? 'the agent ended'); });
   const pulse = setInterval(() => {

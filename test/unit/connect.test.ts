@@ -3,6 +3,7 @@ import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { connect } from '../../src/agent/connect.js';
+import { PROTOCOL } from '../../src/agent/protocol.js';
 import { DrError } from '../../src/model/errors.js';
 
 /** The head's end of a connection, with an `ssh` on the PATH that behaves badly. */
@@ -47,5 +48,17 @@ describe('connecting to a host', () => {
     const { code, message } = await failure(`dd bs=1 count=1 > /dev/null 2>&1; printf 'Content-Length: ${String(answer.length)}\\r\\n\\r\\n%s' '${answer}'; cat > /dev/null`);
     assert.equal(code, 'protocol-version');
     assert.match(message, /an-a01n01 speaks protocol 9999 \(version 99\.0\.0\), this host \d+\. Nothing was touched/);
+  });
+
+  it('waits for an agent to let go of everything, also when its last words are overtaken by the end of the connection', async () => {
+    const answer = JSON.stringify({ jsonrpc: '2.0', id: 0, result: { protocol: PROTOCOL, version: '1', hostname: 'x', bootId: 'x' } });
+    await writeFile(join(directory, 'ssh'), `#!/bin/sh\nprintf 'Content-Length: ${String(answer.length)}\\r\\n\\r\\n%s' '${answer}'; cat > /dev/null; sleep 1\n`);
+    await chmod(join(directory, 'ssh'), 0o755);
+    const agent = await connect({ host: 'an-a01n01', agentCommand: ['dr'] }, 'test');
+    const began = performance.now();
+    const unanswered = agent.call('owed', {}).catch((error: unknown) => error); // on its way when the connection is closed
+    await agent.close();
+    assert.ok(performance.now() - began >= 900, 'the agent was not waited for');
+    assert.ok(await unanswered instanceof DrError);
   });
 });
