@@ -22,22 +22,19 @@ function busy(domain: DomainRef, which: string): DrError {
     `Wait until it has ended (virsh domjobinfo ${domain.server}), then run the job again.`);
 }
 
-/** What is shown of each disk that has a bitmap: since which checkpoint, and what it is called. */
-export interface Bitmaps {
-  readonly name: string;
-  readonly since: ReadonlyMap<string, string>;
-}
+/** What the bitmap beside an export is called. */
+export const BITMAP = 'changed';
 
 /**
- * What `virsh backup-begin` is told; scratch files and socket are in `directory`, exports are named for the disks' targets. `bitmaps` are shown beside
- * the whole disks.
+ * What `virsh backup-begin` is told; scratch files and socket are in `directory`, exports are named for the disks' targets. `since`: by targets, the
+ * checkpoints since which bitmaps of what changed are shown beside the whole disks.
  */
-export async function writeBackupXml(path: string, socket: string, directory: string, disks: readonly PlannedDisk[], bitmaps?: Bitmaps): Promise<void> {
+export async function writeBackupXml(path: string, socket: string, directory: string, disks: readonly PlannedDisk[], since?: ReadonlyMap<string, string>): Promise<void> {
   // Disks that are not listed take no part.
   const lines = disks.map((disk, index) => {
-    const since = bitmaps?.since.get(disk.target);
-    const shown = since === undefined ? '' : ` backupmode='incremental' incremental='${attribute(since)}' exportbitmap='${attribute(bitmaps?.name ?? '')}'`;
-    const scratch = join(directory, `${bitmaps === undefined ? 'scratch' : 'tracked'}${String(index)}`); // a job that could not begin may leave its own
+    const checkpoint = since?.get(disk.target);
+    const shown = checkpoint === undefined ? '' : ` backupmode='incremental' incremental='${attribute(checkpoint)}' exportbitmap='${BITMAP}'`;
+    const scratch = join(directory, `${since === undefined ? 'scratch' : 'tracked'}${String(index)}`); // a job that could not begin may leave its own
     return `    <disk name='${attribute(disk.target)}' backup='yes' type='file'${shown} exportname='${attribute(disk.target)}'><scratch file='${attribute(scratch)}'/></disk>`;
   });
   await writeFile(path, [

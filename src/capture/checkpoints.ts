@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { readdir, stat, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { DrError } from '../model/errors.js';
+import type { DrError } from '../model/errors.js';
 import type { DataSource } from '../model/host.js';
 import { writeDurable } from '../system/durable.js';
 import { log } from '../system/log.js';
@@ -10,7 +10,7 @@ import { stateDirectory } from '../system/state.js';
 import { checkpointNames, deleteCheckpoint, domainInfo } from '../system/virsh.js';
 import { digestRecord, forgetDigests } from '../transfer/kept-digests.js';
 import { attempt } from './attempt.js';
-import { attribute } from './backup-job.js';
+import { attribute, BITMAP } from './backup-job.js';
 import type { PlannedDisk } from './disks.js';
 import type { DomainRef } from './owing.js';
 
@@ -35,8 +35,6 @@ interface TrackedDisk {
 
 const PREFIX = 'dr-engine-';
 const OURS = /^dr-engine-[0-9a-f]+$/;
-/** What the bitmap is called on the way to us. */
-export const BITMAP = 'changed';
 /** Digests that nobody used for so long are not believed any more, and removed, in days. */
 const FORGET_DAYS = 31;
 
@@ -55,7 +53,7 @@ export async function planTracking(domain: DomainRef, capture: string, disks: re
     if ((await domainInfo(domain.uri, domain.uuid))?.persistent !== true) return undefined;
     const names = await ours(domain);
     const kept = await newestOf(domain, names);
-    await dropAll(domain, names.filter((name) => name !== kept));
+    await dropOthers(domain, names, kept);
     const name = `${PREFIX}${capture}`;
     const tracked = new Map<string, TrackedDisk>();
     for (const disk of able) {
@@ -72,13 +70,13 @@ export async function planTracking(domain: DomainRef, capture: string, disks: re
 export async function dropCheckpoints(domain: DomainRef): Promise<void> {
   await attempt(`the checkpoints of ${domain.server} can't be removed`, async () => {
     const names = await ours(domain);
-    if (names.length > 0) await dropAll(domain, names);
+    if (names.length > 0) await dropOthers(domain, names, undefined);
   });
 }
 
 /** The bitmaps could not be used: without digests the next capture begins anew. */
-export async function forgetTracking({ server }: DomainRef, { disks }: Tracking, why: unknown): Promise<void> {
-  log.warn(`${server} is captured without its bitmaps, and its disks are read as a whole`, { error: DrError.from(why).message });
+export async function forgetTracking({ server }: DomainRef, { disks }: Tracking, why: DrError): Promise<void> {
+  log.warn(`${server} is captured without its bitmaps, and its disks are read as a whole`, { error: why.message });
   for (const { earlier } of disks.values()) if (earlier !== undefined) await attempt('old digests can\'t be removed', () => forgetDigests(earlier.digests));
 }
 
@@ -127,14 +125,13 @@ async function newestOf({ uuid }: DomainRef, names: readonly string[]): Promise<
   return dated.filter(({ name }) => names.includes(name)).sort((a, b) => b.at - a.at)[0]?.name;
 }
 
-/** Removes checkpoints, digests first; and digests of checkpoints that are gone, and old ones of servers that are. */
-async function dropAll(domain: DomainRef, names: readonly string[]): Promise<void> {
-  const left = new Set((await ours(domain)).filter((name) => !names.includes(name)));
+/** Removes all checkpoints but one, digests first; and digests of checkpoints that are gone, and old ones of servers that are. */
+async function dropOthers(domain: DomainRef, names: readonly string[], kept: string | undefined): Promise<void> {
   for (const file of new Set((await digestFiles()).map((each) => each.replace(/\.(json|part)$/, '')))) {
     const [uuid, name] = file.split('.');
     const path = stateDirectory('checkpoints', file);
     const old = Date.now() - ((await stat(path).catch(() => undefined))?.mtimeMs ?? Date.now()) > FORGET_DAYS * 86_400_000; // one that is just being written has another name
-    if (old || (uuid === domain.uuid && !left.has(name ?? ''))) await forgetDigests(path);
+    if (old || (uuid === domain.uuid && name !== kept)) await forgetDigests(path);
   }
-  for (const name of names) await deleteCheckpoint(domain.uri, domain.uuid, name);
+  for (const name of names) if (name !== kept) await deleteCheckpoint(domain.uri, domain.uuid, name);
 }

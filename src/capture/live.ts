@@ -6,7 +6,7 @@ import { virtualSize, type BlockSource } from '../system/qemu.js';
 import { dumpXml } from '../system/virsh.js';
 import { readAttachments, type Attachments } from './attachments.js';
 import { begin, isRunning, refuseForeignJobs, writeBackupXml } from './backup-job.js';
-import { BITMAP, changesOf, dropCheckpoints, forgetCapture, forgetTracking, planTracking, shownSince, writeCheckpointXml, type Tracking } from './checkpoints.js';
+import { changesOf, dropCheckpoints, forgetCapture, forgetTracking, planTracking, shownSince, writeCheckpointXml, type Tracking } from './checkpoints.js';
 import type { CaptureFacts } from './cold.js';
 import { checkDisks, checkSize, type PlannedDisk } from './disks.js';
 import { openExports, privateDirectory, type Exports } from './exports.js';
@@ -53,15 +53,17 @@ export async function openLive(owing: Owing, id: string, request: LiveRequest, s
     cancelled();
 
     let attachments: Promise<Attachments> = Promise.resolve({});
-    let tracking: Tracking | undefined;
+    let untracked: DrError | undefined;
     const instant = await atOneInstant(owing, request, running, async () => {
       cancelled();
-      tracking = await beginTracked(request, planned);
-      if (tracking === undefined) await begin(request, xmlPath);
+      untracked = planned && await failureToTrack(request, planned);
+      if (planned === undefined || untracked !== undefined) await begin(request, xmlPath);
       attachments = readAttachments(request.server, request.uuid, request, directory);
       attachments.catch(() => undefined); // awaited below, when the guest has been thawed
     });
+    const tracking = untracked === undefined ? planned?.tracking : undefined;
     giving.watch((giveUp) => watch(request, { ...request, scratch, running }, giveUp));
+    if (planned !== undefined && untracked !== undefined) await forgetTracking(request, planned.tracking, untracked);
     const { nvram, tpm } = await attachments;
     cancelled();
 
@@ -100,20 +102,18 @@ async function planTracked(request: LiveRequest, id: string, { directory, socket
   const tracking = await planTracking(request, id, request.disks);
   if (tracking === undefined) return undefined;
   const [backupXml, checkpointXml] = [join(directory, 'tracked-backup.xml'), join(directory, 'checkpoint.xml')];
-  await writeBackupXml(backupXml, socket, scratch, request.disks, { name: BITMAP, since: shownSince(tracking) });
+  await writeBackupXml(backupXml, socket, scratch, request.disks, shownSince(tracking));
   await writeCheckpointXml(checkpointXml, tracking, request.disks);
   return { tracking, backupXml, checkpointXml };
 }
 
-/** Begins with bitmaps. Where that fails (one is broken, or the image is too old for them) nothing has begun, and it is done without. */
-async function beginTracked(request: LiveRequest, planned: Tracked | undefined): Promise<Tracking | undefined> {
-  if (planned === undefined) return undefined;
+/** Begins with bitmaps. Says why where that fails (one is broken, or the image is too old for them): then nothing has begun, and it is done without. */
+async function failureToTrack(request: LiveRequest, { backupXml, checkpointXml }: Tracked): Promise<DrError | undefined> {
   try {
-    await begin(request, planned.backupXml, planned.checkpointXml);
-    return planned.tracking;
-  } catch (error) {
-    await forgetTracking(request, planned.tracking, error);
+    await begin(request, backupXml, checkpointXml);
     return undefined;
+  } catch (error) {
+    return DrError.from(error);
   }
 }
 

@@ -1,5 +1,5 @@
 import { patchBytes } from './delta.js';
-import { ASK_MAX, type BlockFrame, type Counts, type Run } from './frames.js';
+import { ASK_MAX, isPacked, type BlockFrame, type Counts, type Run } from './frames.js';
 import { lengthOf, type Geometry } from './geometry.js';
 import { Refusal } from './refusals.js';
 
@@ -53,7 +53,7 @@ export class Accounting {
     if (map !== undefined && !this.#asked.has(index)) throw new Refusal('patch', `block ${String(index)} was not asked about`);
     const expected = map === undefined ? whole : patchBytes(map, whole, this.#disk.blockBytes);
     if (expected === undefined) throw new Refusal('patch', `block ${String(index)}`);
-    const packed = type === 'packed' || type === 'packed-patch';
+    const packed = isPacked(type);
     if (packed ? length >= expected : length !== expected) throw new Refusal('block-length', `block ${String(index)} has ${String(length)} bytes${packed ? ', packed,' : ''} instead of ${String(expected)}`);
     this.#answered(1);
     this.#data += 1;

@@ -1,10 +1,12 @@
-import { digestOf, PARTS } from './geometry.js';
+import { digestOf } from './geometry.js';
 
 /**
  * What has changed within a block. Parts are compared by short digests, which need not be proof against anything: whatever a patch makes of a block
  * is held against the digest of the whole block. A map has a bit for each part, lowest first; of a short block the rest are 0.
  */
 
+/** A block that differs is compared part by part: so many to a block, of 4 KiB, which is what file systems write. The last part of a disk may be shorter. */
+export const PARTS = 256;
 /** Bytes of a part's digest. */
 export const PART_DIGEST_BYTES = 16;
 /** Bytes of a map. */

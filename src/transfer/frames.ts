@@ -1,6 +1,6 @@
 import { isErrorData, type ErrorData } from '../model/errors.js';
-import { MAP_BYTES, PART_DIGEST_BYTES } from './delta.js';
-import { DIGEST_BYTES, PARTS, type Geometry } from './geometry.js';
+import { MAP_BYTES, PART_DIGEST_BYTES, PARTS } from './delta.js';
+import { DIGEST_BYTES, type Geometry } from './geometry.js';
 import { Refusal } from './refusals.js';
 
 /**
@@ -134,13 +134,16 @@ export type BlockFrame = 'data' | 'packed' | 'patch' | 'packed-patch';
 
 /** Header and prefix of such a frame; `length` bytes follow: the block's, or those of the parts on the map, or what they were packed into. */
 export function blockPrefix(type: BlockFrame, index: number, digest: Uint8Array, length: number, map?: Uint8Array): Buffer {
-  const prefixBytes = map === undefined ? DATA_PREFIX_BYTES : PATCH_PREFIX_BYTES;
-  const bytes = Buffer.alloc(HEADER_BYTES + prefixBytes);
-  header(type, prefixBytes + length).copy(bytes);
+  const bytes = Buffer.alloc(HEADER_BYTES + prefixBytes(type));
+  header(type, prefixBytes(type) + length).copy(bytes);
   bytes.writeBigUInt64LE(BigInt(index), HEADER_BYTES);
   bytes.set(digest, HEADER_BYTES + 8);
   if (map !== undefined) bytes.set(map, HEADER_BYTES + DATA_PREFIX_BYTES);
   return bytes;
+}
+
+export function isPacked(type: BlockFrame): boolean {
+  return type === 'packed' || type === 'packed-patch';
 }
 
 /** Bytes of the prefix of such a frame. */

@@ -9,9 +9,6 @@ export const BLOCK_BYTES = 1024 * 1024;
 /** Bytes of a SHA-256. */
 export const DIGEST_BYTES = 32;
 
-/** A block that differs is compared part by part: so many to a block, of 4 KiB, which is what file systems write. The last part of a disk may be shorter. */
-export const PARTS = 256;
-
 /** O_DIRECT wants offsets, lengths and addresses in multiples of the device's sector; 4096 suits all. */
 export const SECTOR_BYTES = 4096;
 

@@ -3,9 +3,9 @@ import { log } from '../system/log.js';
 import { residentBytes } from '../system/page-cache.js';
 import { step } from '../system/steps.js';
 import { discardChunks, dropPages, punchHole, zeroDevice } from '../system/zero-range.js';
-import { markedRanges } from './delta.js';
 import type { DiskJob, WriteJob } from './block-jobs.js';
 import type { BlockPool, Slot } from './block-pool.js';
+import { markedRanges } from './delta.js';
 import { asDestinationError, destinationFailure } from './failures.js';
 import type { Run } from './frames.js';
 import { lengthOf, SECTOR_BYTES, type Geometry } from './geometry.js';
@@ -17,14 +17,14 @@ const CLEAR_FROM_BLOCKS = 4;
 const CLEAR_UP_TO_BLOCKS = 16 * 1024;
 /** Writes and ranges of zeros that may be under way or waiting. */
 const MAX_UNDER_WAY = 64;
-/** How a block was sent, if not as it is. */
-type Sent = Pick<WriteJob, 'packed' | 'map'>;
-
 /** Blocks that are read back or written at once in a range of zeros. */
 const ZERO_BATCH = 4;
 
 /** What is in the page cache is looked up for every page of the file, 10 s for a TiB however empty it is: for larger images the store's own probe must do. */
 const MEASURABLE_BYTES = 256 * 2 ** 30;
+
+/** How a block was sent, if not as it is. */
+type Sent = Pick<WriteJob, 'packed' | 'map'>;
 
 /**
  * Brings an image's blocks to what was captured, and proves each by reading it back past the page cache. Work goes on in the background;

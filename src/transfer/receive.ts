@@ -8,7 +8,7 @@ import { Accounting } from './accounting.js';
 import type { BlockPool } from './block-pool.js';
 import { DigestFile } from './digest-file.js';
 import { asDestinationError } from './failures.js';
-import { ASK_MAX, jsonFrame, parseAsk, parseBlockPrefix, parseEnd, parseError, parseHello, parseRun, prefixBytes, type BlockFrame, type Hello, type Received, type Run } from './frames.js';
+import { ASK_MAX, isPacked, jsonFrame, parseAsk, parseBlockPrefix, parseEnd, parseError, parseHello, parseRun, prefixBytes, type BlockFrame, type Hello, type Received, type Run } from './frames.js';
 import { DIGEST_BYTES, geometry, imageDigest, zeroDigests, type Geometry } from './geometry.js';
 import { Holdings } from './holdings.js';
 import { openToWrite, type OpenedImage } from './image-file.js';
@@ -207,7 +207,7 @@ class Receiving {
       throw error;
     }
     await digests.add(digest);
-    writer.data(index, digest, slot, { ...(type === 'packed' || type === 'packed-patch' ? { packed: length } : {}), ...(map === undefined ? {} : { map }) });
+    writer.data(index, digest, slot, { ...(isPacked(type) ? { packed: length } : {}), ...(map === undefined ? {} : { map }) });
   }
 
   async #addZeros(digests: DigestFile, { first, count }: Run): Promise<void> {
