@@ -4,7 +4,7 @@ import type { Handlers } from './protocol.js';
 import type { Session } from './session.js';
 
 /** What a host does with its cache drives, and what it owes. */
-export function cacheHands(session: Session): Pick<Handlers, 'node.cacheDrives' | 'cache.open' | 'cache.close' | 'cache.allocate' | 'cache.remove' | 'owed'> {
+export function cacheHands(session: Session): Pick<Handlers, 'node.cacheDrives' | 'cache.open' | 'cache.close' | 'cache.allocate' | 'cache.without' | 'cache.remove' | 'owed'> {
   let opened: OpenDrives | undefined;
   const drives = (): OpenDrives => {
     if (opened === undefined) {
@@ -21,7 +21,8 @@ export function cacheHands(session: Session): Pick<Handlers, 'node.cacheDrives' 
       await drives().close(device);
       return {};
     },
-    'cache.allocate': async ({ device, run, name, bytes }) => ({ path: await drives().allocate(device, run, name, bytes) }),
+    'cache.allocate': async ({ device, run, name, ...size }) => ({ path: await drives().allocate(device, run, name, size) }),
+    'cache.without': async ({ path, digests }) => ({ without: await drives().addWithout(path, Buffer.from(digests, 'base64')) }),
     'cache.remove': async ({ path }) => {
       await drives().remove(path);
       return {};

@@ -12,7 +12,7 @@ import type { Start } from '../transfer/ticket.js';
 /** The typed requests between head and hands: JSON-RPC 2.0 over the standard streams of `dr agent`. */
 
 /** Head and agent must be of the same version; raised with every change of a request's meaning. */
-export const PROTOCOL = 2;
+export const PROTOCOL = 3;
 
 export const HEARTBEAT_MS = 3_000;
 export const DEAD_AFTER_MS = 10_000;
@@ -116,8 +116,10 @@ export interface Requests {
   /** Mounts the drive if need be. */
   'cache.open': [{ device: string; signature: string; uri?: string }, { root: string; freeBytes: number }];
   'cache.close': [{ device: string }, Record<string, never>];
-  /** A new file's path on an open drive; its removal is owed from here on. */
-  'cache.allocate': [{ device: string; run: string; name: string; bytes: number }, { path: string }];
+  /** A new file's path on an open drive; its removal is owed from here on. `expectedBytes`: how much of it will be written, as far as can be told; all of it if absent. */
+  'cache.allocate': [{ device: string; run: string; name: string; bytes: number; expectedBytes?: number }, { path: string }];
+  /** Adds block digests (base64) to a file beside one that was allocated, and says where that is. */
+  'cache.without': [{ path: string; digests: string }, { without: string }];
   'cache.remove': [{ path: string }, Record<string, never>];
 
   // data: destination, source, destination
@@ -135,6 +137,11 @@ export interface Requests {
   'store.execute': [{ store: StoreRef; server: string; steps: RotationStep[] }, Record<string, never>];
   /** Where the `incomplete` image of a set is written and what its old blocks are known to be. Throws `state-changed` if it is not bound to that set. */
   'store.incomplete': [{ store: StoreRef; server: string; disk: string; set: SetId; reproveAfterSeconds: number }, { path: string; bytes: number; start: Start }];
+  /**
+   * Block digests (base64) of an image that is going to be recycled, from the block `first` on, as many as fit an answer: none behind the last one, and where it is not known
+   * without reading what the image holds. Changes nothing.
+   */
+  'store.digests': [{ store: StoreRef; set: SetId; disk: string; bytes: number; first: number; reproveAfterSeconds: number }, { digests: string }];
   /** Writes the manifest, once every disk's received digest equals the sent one. From here the set is complete. */
   'store.prove': [{ store: StoreRef; set: SetId; disks: Record<string, { ticket: string; digest: string }>; definition: string; nvram?: string; tpm?: string }, { manifest: Manifest }];
   /**

@@ -12,6 +12,7 @@ import { examine, judge, sight } from '../stores/examine.js';
 import { incompleteImage } from '../stores/incomplete.js';
 import { openStore, type OpenStore } from '../stores/open.js';
 import { prove } from '../stores/prove.js';
+import { digestsToRecycle } from '../stores/proven-digests.js';
 import { rememberedStores, rememberStore } from '../stores/remembered.js';
 import type { CurrentLinks } from '../stores/store.js';
 import { release, tidy } from '../stores/tidy.js';
@@ -22,7 +23,7 @@ import type { DefinitionSeen, Handlers, StoreRef } from './protocol.js';
 /** What a target does for the head: looks, rotates, proves, publishes. The head holds the server's lock while it asks for changes. */
 
 type TargetMethod =
-  | 'store.space' | 'store.check' | 'store.observe' | 'store.execute' | 'store.incomplete' | 'store.prove' | 'store.tidy' | 'store.verify'
+  | 'store.space' | 'store.check' | 'store.observe' | 'store.execute' | 'store.incomplete' | 'store.digests' | 'store.prove' | 'store.tidy' | 'store.verify'
   | 'definition.publish' | 'definition.list' | 'activated.release';
 
 export function targetHands(_session: unknown): Pick<Handlers, TargetMethod> {
@@ -51,6 +52,7 @@ export function targetHands(_session: unknown): Pick<Handlers, TargetMethod> {
       return {};
     },
     'store.incomplete': async ({ store, reproveAfterSeconds, ...image }) => await incompleteImage(openStore(store), image, reproveAfterSeconds, new Date()),
+    'store.digests': async ({ store, reproveAfterSeconds, ...image }) => ({ digests: (await digestsToRecycle(openStore(store), image, { reproveAfterSeconds, now: new Date() })).toString('base64') }),
     'store.prove': async ({ store, ...request }) => ({ manifest: await prove(openStore(store), request) }),
     'store.tidy': async ({ store, server }) => {
       const open = openStore(store);

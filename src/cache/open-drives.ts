@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { lstat, open, readdir, rmdir, stat, statfs } from 'node:fs/promises';
+import { appendFile, lstat, open, readdir, rmdir, stat, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DrError } from '../model/errors.js';
 import type { CacheDrive } from '../model/host.js';
@@ -12,10 +12,12 @@ import { lookAt, mountAt, mountDevice } from '../system/mounts.js';
 import { run as runProgram } from '../system/run.js';
 import { step } from '../system/steps.js';
 import { findCacheDrives, ownMounts, type Where } from './drives.js';
+import { canHaveHoles } from './place.js';
 
 /**
  * Using cache drives. Everything of ours on a drive lies in `<root>/dr-engine/<run>/`, beside the marker that makes the directory ours and
- * carries the lock of the process that uses it. Images there are plain files `<name>.raw`.
+ * carries the lock of the process that uses it. Images there are plain files `<name>.raw`; where blocks were left out of one because its destination has them, their digests
+ * are in `<name>.raw.without`.
  */
 
 const MARKER = '.dr-engine-run';
@@ -40,6 +42,14 @@ interface Drive {
   readonly mounted: string | undefined;
   readonly runs: Map<string, Run>;
 }
+
+/** Bytes of a file, and how many of them are expected to be written. */
+interface FileSize {
+  readonly bytes: number;
+  readonly expectedBytes?: number | undefined;
+}
+
+const withoutOf = (path: string): string => `${path}.without`;
 
 /** The cache drives that one agent has open. */
 export class OpenDrives {
@@ -100,40 +110,41 @@ export class OpenDrives {
   }
 
   /**
-   * A new file of `bytes`, reading as zeros, on an open drive; its removal is owed before it is made. Throws `no-space`, and `cache-lost` if the
-   * drive does not take it.
+   * A new file of `bytes`, reading as zeros, on an open drive; its removal is owed before it is made. Room is kept for all of it, or for as much as is expected to be written.
+   * Throws `no-space`, and `cache-lost` if the drive does not take it.
    */
-  async allocate(device: string, run: string, name: string, bytes: number): Promise<string> {
+  async allocate(device: string, run: string, name: string, size: FileSize): Promise<string> {
     for (const part of [run, name]) {
       if (!NAME.test(part) || part.length > 230) throw new DrError('name-invalid', `${JSON.stringify(part)} can't be a name on a cache drive`);
     }
     const drive = await this.#drives.get(device);
     if (drive === undefined) throw new DrError('internal', `${device} was not opened`);
-    const mine = this.#turn.then(() => within(IO_MS, `making a file on ${device}`, this.#allocateNow(drive, run, name, bytes)));
+    const mine = this.#turn.then(() => within(IO_MS, `making a file on ${device}`, this.#allocateNow(drive, run, name, size)));
     this.#turn = mine.catch(() => undefined); // whoever asked hears of it
     try {
       return await mine;
     } catch (error) {
       if (error instanceof DrError && ['no-space', 'exists'].includes(error.code)) throw error;
-      if (hasCode(error, 'ENOSPC', 'EFBIG', 'EDQUOT')) throw full(device, bytes, 0);
+      if (hasCode(error, 'ENOSPC', 'EFBIG', 'EDQUOT')) throw full(device, size.bytes, 0);
       throw lost(device, error instanceof Error ? error.message : String(error));
     }
   }
 
-  async #allocateNow(drive: Drive, run: string, name: string, bytes: number): Promise<string> {
+  async #allocateNow(drive: Drive, run: string, name: string, { bytes, expectedBytes }: FileSize): Promise<string> {
+    const needed = canHaveHoles(drive) ? Math.min(bytes, expectedBytes ?? bytes) : bytes;
     const outstanding = await Promise.all([...drive.runs.values()].flatMap(({ files }) => [...files]).map(async ([path, size]) => {
       const status = await stat(path);
       return Math.max(0, size - status.blocks * 512);
     }));
     const left = await freeBytes(drive.root) - outstanding.reduce((sum, each) => sum + each, 0) - SPARE_BYTES;
-    if (bytes > left || (drive.fsType === 'vfat' && bytes > FAT_FILE_BYTES)) throw full(drive.device, bytes, left);
+    if (needed > left || (drive.fsType === 'vfat' && bytes > FAT_FILE_BYTES)) throw full(drive.device, needed, left);
 
     const { directory, files } = drive.runs.get(run) ?? await this.#beginRun(drive, run);
     const path = join(directory, `${name}.raw`);
     const handle = await open(path, 'wx', 0o600).catch((error: unknown) => {
       throw hasCode(error, 'EEXIST') ? new DrError('exists', `${path} exists already`) : error;
     });
-    files.set(path, bytes);
+    files.set(path, needed);
     try {
       await handle.truncate(bytes);
       await handle.sync();
@@ -162,6 +173,18 @@ export class OpenDrives {
     return begun;
   }
 
+  /** Adds digests of blocks that are to be left out of a file that `allocate` made; gives the path of the file they are in. Throws `not-ours`, `cache-lost`. */
+  async addWithout(path: string, digests: Buffer): Promise<string> {
+    for (const opening of this.#drives.values()) {
+      const drive = await opening;
+      if (![...drive.runs.values()].some(({ files }) => files.has(path))) continue;
+      const without = withoutOf(path);
+      await within(IO_MS, `writing ${without}`, appendFile(without, digests, { mode: 0o600 })).catch((error: unknown) => { throw lost(drive.device, DrError.from(error).message); });
+      return without;
+    }
+    throw new DrError('not-ours', `${path} is no file that this agent made on a cache drive`);
+  }
+
   /** Removes a file that `allocate` made; one that is gone is fine. Throws `not-ours` for any other path. */
   async remove(path: string): Promise<void> {
     for (const opening of this.#drives.values()) {
@@ -169,7 +192,7 @@ export class OpenDrives {
       for (const [name, run] of drive.runs) {
         if (!run.files.has(path)) continue;
         step('cache-image-before-remove');
-        await within(IO_MS, `removing ${path}`, runProgram('rm', ['--force', '--', path], { timeoutMs: IO_MS }));
+        await within(IO_MS, `removing ${path}`, runProgram('rm', ['--force', '--', path, withoutOf(path)], { timeoutMs: IO_MS }));
         step('cache-image-after-remove');
         run.files.delete(path);
         if (run.files.size === 0) await this.#endRun(drive, name, run);

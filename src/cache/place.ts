@@ -4,7 +4,14 @@ import type { CacheDrive } from '../model/host.js';
 
 export interface ServerToPlace {
   readonly server: string;
-  readonly disks: readonly { readonly disk: string; readonly bytes: number }[];
+  readonly disks: readonly DiskToPlace[];
+}
+
+export interface DiskToPlace {
+  readonly disk: string;
+  readonly bytes: number;
+  /** All its targets hold an earlier copy whose blocks are known, so that only what differs need lie on a drive. */
+  readonly partial?: boolean;
 }
 
 /** A disk's name to the cache drive's device path. */
@@ -29,30 +36,47 @@ export function usableBytes({ freeBytes }: Pick<Drive, 'freeBytes'>): number {
 }
 
 /**
+ * What is expected to differ from a copy that is some runs old, as a share of the disk. A guess that errs on the large side; if it is too small for once, the drive
+ * becomes full and the server goes straight to its targets.
+ */
+const PARTIAL_SHARE = 0.25;
+
+/** How much of a disk is expected to be written to a cache drive, in bytes. */
+export function expectedBytes({ bytes, partial }: Pick<DiskToPlace, 'bytes' | 'partial'>): number {
+  return partial === true ? Math.ceil(bytes * PARTIAL_SHARE) : bytes;
+}
+
+/** Whether a file on the drive takes only the room of what was written to it. */
+export function canHaveHoles({ fsType }: Pick<Drive, 'fsType'>): boolean {
+  return !/^(vfat|msdos|exfat)$/.test(fsType);
+}
+
+/**
  * Places all servers at once if they fit, largest server first, over all drives, largest drive first; ties are alphabetical. A server's
  * disks may lie on different drives. If they do not fit, each server is placed as if it were alone. Images are taken to be as large as
- * their disks: how much of them is zero is not known before they are read.
+ * their disks, since how much of them is zero is not known before they are read; only if that is too much, as what is expected of them.
  */
 export function placeImages(servers: readonly ServerToPlace[], drives: readonly Drive[]): Places {
   const sorted = [...servers].sort((a, b) => total(b) - total(a) || compare(a.server, b.server));
   const order = [...drives].sort((a, b) => b.sizeBytes - a.sizeBytes || compare(a.device, b.device));
-  const all = placeTogether(sorted, order);
+  const place = (some: readonly ServerToPlace[]): Record<string, Placement> | undefined => placeTogether(some, order, ({ bytes }) => bytes) ?? placeTogether(some, order, expectedBytes);
+  const all = place(sorted);
   if (all !== undefined) return { kind: 'all-at-once', placements: all };
-  const alone = sorted.flatMap((server) => Object.entries(placeTogether([server], order) ?? {}));
+  const alone = sorted.flatMap((server) => Object.entries(place([server]) ?? {}));
   return { kind: 'one-at-a-time', placements: Object.fromEntries(alone) };
 }
 
-function placeTogether(servers: readonly ServerToPlace[], drives: readonly Drive[]): Record<string, Placement> | undefined {
-  const left = drives.map((drive) => ({ device: drive.device, fat: /^(vfat|msdos)$/.test(drive.fsType), bytes: usableBytes(drive) }));
+function placeTogether(servers: readonly ServerToPlace[], drives: readonly Drive[], room: (disk: DiskToPlace) => number): Record<string, Placement> | undefined {
+  const left = drives.map((drive) => ({ device: drive.device, fat: /^(vfat|msdos)$/.test(drive.fsType), holes: canHaveHoles(drive), bytes: usableBytes(drive) }));
   const placements = new Map<string, Placement>();
   for (const { server, disks } of servers) {
     const placement = new Map<string, string>();
-    for (const { disk, bytes } of [...disks].sort((a, b) => b.bytes - a.bytes || compare(a.disk, b.disk))) {
-      const needs = bytes + FILE_OVERHEAD_BYTES;
-      const drive = left.find((each) => each.bytes >= needs && !(each.fat && bytes > FAT_FILE_BYTES));
+    for (const disk of [...disks].sort((a, b) => b.bytes - a.bytes || compare(a.disk, b.disk))) {
+      const needs = (on: { readonly holes: boolean }): number => (on.holes ? room(disk) : disk.bytes) + FILE_OVERHEAD_BYTES;
+      const drive = left.find((each) => each.bytes >= needs(each) && !(each.fat && disk.bytes > FAT_FILE_BYTES));
       if (drive === undefined) return undefined;
-      drive.bytes -= needs;
-      placement.set(disk, drive.device);
+      drive.bytes -= needs(drive);
+      placement.set(disk.disk, drive.device);
     }
     placements.set(server, Object.fromEntries(placement));
   }

@@ -1,65 +1,142 @@
+import { randomBytes } from 'node:crypto';
 import type { Agent } from '../agent/connect.js';
 import type { Capture } from '../agent/protocol.js';
+import { expectedBytes } from '../cache/place.js';
+import type { TargetConfig } from '../model/config.js';
 import { DrError } from '../model/errors.js';
-import { routeTo } from './context.js';
+import { commonDigests, type Recycled } from './common-digests.js';
+import { routeTo, storeOf } from './context.js';
 import type { DiskSource } from './deliver.js';
 import type { ServerRun } from './image-server.js';
+import type { LocatedServer } from './locate.js';
 import { persist } from './persist.js';
-import type { PlannedServer } from './plan-job.js';
+import type { CachePlace, PlannedServer } from './plan-job.js';
 import { transfer } from './transfer.js';
 
-/** A capture whose bytes are on cache drives: it can be read there after the server is back. */
-export interface CachedCapture {
-  /** By disk target (`vda`). */
-  readonly sources: Readonly<Record<string, DiskSource>>;
+/** Files on cache drives for the disks of one server, made before it is captured. */
+export interface CacheRoom {
+  /** By disk name. */
+  readonly files: Readonly<Record<string, CacheFile>>;
+  /** Safe to call twice. */
   remove(): Promise<void>;
 }
 
+interface CacheFile {
+  /** Of the drive's host. */
+  readonly keeper: Agent;
+  readonly device: string;
+  readonly path: string;
+  /** There are the digests of the blocks that all targets have: they are left out. Absent: that is not known. */
+  readonly without?: string;
+}
+
 /**
- * Copies every disk of an open capture to the cache drives that the plan gave it. Undefined when a drive failed:
- * a lost cache costs the run its cache, not its servers. Throws when the source failed, or on cancellation.
+ * Makes a file for every disk on the cache drive that the plan gave it, and finds out which blocks need not be written there. Undefined when a drive failed: a lost
+ * cache costs the run its cache, not its servers. Throws on cancellation.
  */
-export async function cacheCapture(server: ServerRun, capture: Capture, cache: NonNullable<PlannedServer['cache']>, signal: AbortSignal, note: (text: string) => void): Promise<CachedCapture | undefined> {
-  const { plan: { at }, context: { config, job }, hosts, emit } = server;
-  const node = hosts.agent(at.node);
-  const made: { agent: Agent; path: string }[] = [];
+export async function roomInCache(server: ServerRun, cache: NonNullable<PlannedServer['cache']>, targets: readonly TargetConfig[]): Promise<CacheRoom | undefined> {
+  const { plan: { at } } = server;
+  const files: Record<string, CacheFile> = {};
   const remove = async (): Promise<void> => {
-    for (const { agent, path } of made.splice(0)) await agent.call('cache.remove', { path }).catch(() => undefined); // owed: its node removes it when the session ends
+    for (const { keeper, path } of Object.values(files)) await keeper.call('cache.remove', { path }).catch(() => undefined); // owed: its host removes it when the session ends
   };
-  const sources: Record<string, DiskSource> = {};
   try {
+    const run = randomBytes(8).toString('hex');
     for (const disk of at.disks) {
-      const source = capture.sources[disk.target];
-      const drive = cache[disk.disk];
-      if (source === undefined || drive === undefined) throw new DrError('internal', `no cache place for ${disk.disk}`);
-      const keeper = hosts.agent(drive.node);
-      await keeper.call('cache.open', { device: drive.device, signature: config.cacheSignature, uri: server.context.anvil.libvirt }, { signal });
-      const { path } = await keeper.call('cache.allocate', { device: drive.device, run: capture.id, name: `${at.server}_${disk.disk}`, bytes: source.bytes }, { signal });
-      made.push({ agent: keeper, path });
-      let start: 'fresh' | 'read' = 'fresh';
-      const moved = await persist(async () => {
-        const order = {
-          from: { agent: node, source }, to: keeper, route: drive.node === at.node ? routeTo(config, 'local') : routeTo(config, drive.node),
-          path, start, readBack: false, bandwidth: [], signal, show: { emit, what: 'caching' as const, server: at.server, disk: disk.disk, to: drive.device },
-        };
-        start = 'read'; // what a try that failed has written is not written again
-        return await transfer(order);
-      }, {
-        // A drive is let go of with its agent, and a capture with its own.
-        patience: server.patience, signal: AbortSignal.any([signal, node.lost, keeper.lost]), what: `caching ${at.server} disk ${disk.disk} on ${drive.device}`, told: note,
-      });
-      if (moved.note !== undefined) note(`${at.server} disk ${disk.disk}: ${moved.note}`);
-      sources[disk.target] = {
-        agent: keeper, digest: moved.digest,
-        source: { path, bytes: source.bytes, direct: true, zeroMap: { image: path, format: 'raw' } },
-      };
+      const place = cache[disk.disk];
+      if (place === undefined) throw new DrError('internal', `no cache place for ${disk.disk}`);
+      const file = await makeFile(server, run, disk, place, targets);
+      files[disk.disk] = file;
     }
-    return { sources, remove };
+    return { files, remove };
   } catch (error) {
     await remove();
-    const failure = DrError.from(error);
-    if (signal.aborted || node.lost.aborted || failure.code === 'source-failed' || failure.code === 'cancelled') throw error;
-    note(`${at.server} goes straight to the targets: the cache could not be used (${failure.message}) in job ${job.name}`);
-    return undefined;
+    return withoutCache(server, error);
   }
+}
+
+async function makeFile(server: ServerRun, run: string, disk: LocatedServer['disks'][number], place: CachePlace, targets: readonly TargetConfig[]): Promise<CacheFile> {
+  const { plan: { at }, context: { config, anvil }, hosts, signal } = server;
+  const keeper = hosts.agent(place.node);
+  await keeper.call('cache.open', { device: place.device, signature: config.cacheSignature, uri: anvil.libvirt }, { signal });
+  const digests = commonDigests(recycledBy(server, disk, targets), signal);
+  const next = async (): Promise<Buffer | undefined> => {
+    const piece = await digests.next().catch(() => undefined); // a target that does not answer now is told when it is its turn
+    return piece?.done === false ? piece.value : undefined;
+  };
+  const first = await next();
+  const { path } = await keeper.call('cache.allocate', {
+    device: place.device, run, name: `${at.server}_${disk.disk}`, bytes: disk.bytes, ...(first === undefined ? {} : { expectedBytes: expectedBytes({ bytes: disk.bytes, partial: true }) }),
+  }, { signal });
+  const file = { keeper, device: place.device, path };
+  try {
+    let without: string | undefined;
+    for (let piece = first; piece !== undefined; piece = await next()) ({ without } = await keeper.call('cache.without', { path, digests: piece.toString('base64') }, { signal }));
+    return { ...file, ...(without === undefined ? {} : { without }) };
+  } catch {
+    return file; // what can't be noted is not left out
+  }
+}
+
+/** The images that the targets are going to write over; none unless each of them has one of which enough is known. */
+function recycledBy({ plan, context: { config }, hosts }: ServerRun, { disk, bytes }: LocatedServer['disks'][number], targets: readonly TargetConfig[]): Recycled {
+  const recycled = targets.flatMap((target) => {
+    const set = plan.targets.find((planned) => planned.target.name === target.name)?.recycled[disk];
+    return set === undefined ? [] : [{ agent: hosts.agent(target.host), image: { store: storeOf(target), set, disk, bytes, reproveAfterSeconds: config.reproveAfterSeconds } }];
+  });
+  return recycled.length === targets.length ? recycled : [];
+}
+
+/**
+ * Copies every disk of an open capture into its file on a cache drive; what is read there has the digests of what was captured. Undefined when a drive failed. Throws when
+ * the source failed, or on cancellation.
+ */
+export async function cacheCapture(server: ServerRun, capture: Capture, room: CacheRoom, signal: AbortSignal): Promise<Readonly<Record<string, DiskSource>> | undefined> {
+  const node = server.hosts.agent(server.plan.at.node);
+  const sources: Record<string, DiskSource> = {};
+  try {
+    for (const disk of server.plan.at.disks) {
+      const source = capture.sources[disk.target];
+      const file = room.files[disk.disk];
+      if (source === undefined || file === undefined) throw new DrError('internal', `no cache place for ${disk.disk}`);
+      sources[disk.target] = await cacheDisk(server, disk.disk, { agent: node, source }, file, signal);
+    }
+    return sources;
+  } catch (error) {
+    await room.remove();
+    const failure = DrError.from(error);
+    if (signal.aborted || node.lost.aborted || failure.code === 'source-failed') throw error;
+    return withoutCache(server, error);
+  }
+}
+
+async function cacheDisk(server: ServerRun, disk: string, from: DiskSource, { keeper, device, path, without }: CacheFile, signal: AbortSignal): Promise<DiskSource> {
+  const { plan: { at }, context: { config }, emit } = server;
+  const first = without === undefined ? 'fresh' : { without };
+  let again = false;
+  const moved = await persist(async () => {
+    const start = again && without === undefined ? 'read' : first; // what a try that failed has written is not written again
+    again = true;
+    return await transfer({
+      from, to: keeper, route: routeTo(config, keeper.host === at.node ? 'local' : keeper.host), path, start, readBack: false, bandwidth: [], signal,
+      show: { emit, what: 'caching', server: at.server, disk, to: device },
+    });
+  }, {
+    // A drive is let go of with its agent, and a capture with its own.
+    patience: server.patience, signal: AbortSignal.any([signal, from.agent.lost, keeper.lost]), what: `caching ${at.server} disk ${disk} on ${device}`, told: (note) => { server.note(note); },
+  });
+  if (moved.note !== undefined) server.note(`${at.server} disk ${disk}: ${moved.note}`);
+  const { bytes } = from.source;
+  return {
+    agent: keeper, digest: moved.digest,
+    source: { path, bytes, direct: true, ...(without === undefined ? { zeroMap: { image: path, format: 'raw' } } : { partial: { ticket: moved.ticket, base: without } }) },
+  };
+}
+
+function withoutCache(server: ServerRun, error: unknown): undefined {
+  if (server.signal.aborted) throw error;
+  const failure = DrError.from(error);
+  if (failure.code === 'cancelled') throw error;
+  server.note(`${server.plan.at.server} goes straight to the targets: the cache could not be used (${failure.message}) in job ${server.context.job.name}`);
+  return undefined;
 }

@@ -4,7 +4,7 @@ import type { TargetConfig } from '../model/config.js';
 import { DrError, ERRORS } from '../model/errors.js';
 import type { ImageReport, ServerReport } from '../model/report.js';
 import { step } from '../system/steps.js';
-import { cacheCapture, type CachedCapture } from './cache-capture.js';
+import { cacheCapture, roomInCache, type CacheRoom } from './cache-capture.js';
 import { routeTo, seenFromOthers, storeOf, type Emit, type JobContext } from './context.js';
 import { complete, send, type Delivered, type Delivery, type DiskSource } from './deliver.js';
 import type { Hosts } from './hosts.js';
@@ -23,7 +23,9 @@ export class ServerRun {
   readonly #node: Agent;
   #capture: Capture | undefined;
   #captureOpen = false;
-  #cached: CachedCapture | undefined;
+  #room: CacheRoom | undefined;
+  /** What is on cache drives, by disk target. */
+  #cached: Readonly<Record<string, DiskSource>> | undefined;
   readonly #delivered: { readonly delivery: Delivery; readonly capture: Capture; readonly delivered: Delivered }[] = [];
   #failedTargets: { readonly target: string; readonly error: DrError }[] = [];
   #wentDown: number | undefined;
@@ -92,8 +94,8 @@ export class ServerRun {
   }
 
   /**
-   * Takes the locks of this server on its node and on its targets, held until the agents' sessions end, and has the targets try out their
-   * stores: a target that can't be used is left out now, before the server is touched.
+   * Takes the locks of this server on its node and on its targets, held until the agents' sessions end, has the targets try out their
+   * stores, and makes room on the cache drives: what can't be used is left out now, before the server is touched.
    */
   async prepare(): Promise<void> {
     const { server } = this.plan.at;
@@ -112,6 +114,7 @@ export class ServerRun {
     }
     const [first] = this.#failedTargets;
     if (this.#targets.length === 0 && first !== undefined) throw first.error;
+    if (this.plan.cache !== undefined) this.#room = await roomInCache(this, this.plan.cache, this.#targets);
   }
 
   async shutDown(): Promise<void> {
@@ -133,10 +136,10 @@ export class ServerRun {
 
   /** Opens the capture, moves its bytes to the cache or, without one, to the targets, closes it and brings the server back. */
   async image(): Promise<void> {
-    await this.#take(this.#targets, this.plan.cache);
+    await this.#take(this.#targets, this.#room);
   }
 
-  async #take(targets: readonly TargetConfig[], cache: PlannedServer['cache']): Promise<void> {
+  async #take(targets: readonly TargetConfig[], room: CacheRoom | undefined): Promise<void> {
     const { at } = this.plan;
     const { anvil, job } = this.context;
     step('batch-before-capture');
@@ -159,7 +162,7 @@ export class ServerRun {
     const watch = at.mode === 'live' ? undefined : watchCold(this.hosts, this.context, at);
     const signal = watch === undefined ? this.signal : AbortSignal.any([this.signal, watch.signal]);
     try {
-      this.#cached = cache === undefined ? undefined : await cacheCapture(this, this.#capture, cache, signal, (note) => { this.note(note); });
+      this.#cached = room === undefined ? undefined : await cacheCapture(this, this.#capture, room, signal);
       if (this.#cached === undefined) await this.#sendAll(this.#capture, this.#direct(this.#capture), targets, signal);
     } catch (error) {
       if (watch?.signal.aborted === true) throw watch.signal.reason;
@@ -177,8 +180,9 @@ export class ServerRun {
   async deliver(): Promise<void> {
     if (this.#capture === undefined) return;
     if (this.#cached !== undefined) {
-      const missed = await this.#sendAll(this.#capture, this.#cached.sources, this.#targets, this.signal, () => this.#completeArrived());
-      if (missed.length > 0) await this.#takeAgain(missed);
+      const missed = await this.#sendAll(this.#capture, this.#cached, this.#targets, this.signal, () => this.#completeArrived());
+      const [first] = missed;
+      if (first !== undefined) await this.#takeAgain(missed.map(({ target }) => target), first.why);
     }
     await this.#completeArrived();
     this.#complete = true;
@@ -196,9 +200,9 @@ export class ServerRun {
     }
   }
 
-  /** The cache drive was lost before everything on it had arrived: that costs the run its cache, not the server. */
-  async #takeAgain(targets: readonly TargetConfig[]): Promise<void> {
-    this.note(`${this.plan.at.server} was captured again, straight to ${targets.map(({ name }) => name).join(', ')}: what was on the cache drive can't be read any more`);
+  /** What is on the cache drive was lost, or is not enough any more, before all of it had arrived: that costs the run its cache, not the server. */
+  async #takeAgain(targets: readonly TargetConfig[], why: string): Promise<void> {
+    this.note(`${this.plan.at.server} is captured again, straight to ${targets.map(({ name }) => name).join(', ')}, since what was on the cache drive is of no use any more: ${why}`);
     await this.cleanUp();
     this.#cached = undefined;
     this.leash.hold();
@@ -225,7 +229,7 @@ export class ServerRun {
 
   /** Removes what is left on cache drives. Also called after a failure. */
   async cleanUp(): Promise<void> {
-    await this.#cached?.remove();
+    await this.#room?.remove();
   }
 
   note(text: string): void {
@@ -252,10 +256,10 @@ export class ServerRun {
     return Object.fromEntries(Object.entries(capture.sources).map(([target, source]) => [target, { agent: this.#node, source }]));
   }
 
-  /** One target after the other; one that fails does not keep the others from being served. Gives those that a lost cache drive kept from being served. */
+  /** One target after the other; one that fails does not keep the others from being served. Gives those that a lost cache drive kept from being served, and why. */
   async #sendAll(capture: Capture, sources: Readonly<Record<string, DiskSource>>, targets: readonly TargetConfig[], signal: AbortSignal,
-    arrived: () => Promise<void> = () => Promise.resolve()): Promise<readonly TargetConfig[]> {
-    const missed: TargetConfig[] = [];
+    arrived: () => Promise<void> = () => Promise.resolve()): Promise<readonly { readonly target: TargetConfig; readonly why: string }[]> {
+    const missed: { readonly target: TargetConfig; readonly why: string }[] = [];
     for (const target of targets) {
       const delivery: Delivery = { context: this.context, server: this.plan.at, target, hosts: this.hosts, signal, emit: this.emit, patience: this.patience, note: (text) => { this.note(text); } };
       try {
@@ -265,7 +269,7 @@ export class ServerRun {
         await arrived();
       } catch (error) {
         if (signal.aborted || this.#node.lost.aborted) throw error;
-        if (isCacheLost(error, sources)) missed.push(target);
+        if (isCacheLost(error, sources)) missed.push({ target, why: DrError.from(error).message });
         else if (DrError.from(error).code === 'source-failed') throw error; // of no use to the other targets either
         else this.#targetFailed(target.name, error);
       }

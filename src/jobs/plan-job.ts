@@ -2,7 +2,7 @@ import { placeImages } from '../cache/place.js';
 import type { TargetConfig } from '../model/config.js';
 import { DrError, type ErrorData } from '../model/errors.js';
 import type { Space } from '../model/host.js';
-import type { SetIntent } from '../model/image-set.js';
+import type { SetId, SetIntent } from '../model/image-set.js';
 import type { RotationPlan, RotationStep, ServerOnTarget } from '../model/rotation.js';
 import { planBegin } from '../rotation/plan.js';
 import { freeFor } from '../stores/volume-choice.js';
@@ -30,8 +30,15 @@ export interface Batch {
 export interface PlannedServer {
   readonly at: LocatedServer;
   /** Cache drive by disk name; absent without cache. */
-  readonly cache?: Readonly<Record<string, { readonly node: string; readonly device: string }>>;
+  readonly cache?: Readonly<Record<string, CachePlace>>;
   readonly targets: readonly PlannedTarget[];
+}
+
+export interface CachePlace {
+  readonly node: string;
+  readonly device: string;
+  /** Only what differs from the images that are going to be recycled is expected to be written there. */
+  readonly partial: boolean;
 }
 
 export interface PlannedTarget {
@@ -39,6 +46,8 @@ export interface PlannedTarget {
   /** What would be done to the images now; planned again from what is there when the time comes. */
   readonly steps: readonly RotationStep[];
   readonly needsBytes: number;
+  /** By disk name: the proven set whose image of it is going to be recycled. */
+  readonly recycled: Readonly<Record<string, SetId>>;
 }
 
 export interface JobSeen {
@@ -103,7 +112,16 @@ function planTarget(seen: JobSeen, at: LocatedServer, target: TargetConfig, free
       left.parts === undefined ? 'Free space there, extend the file system, or lower copies.' : 'An image is in one volume group: free space there, add a disk to one (vgextend), or lower copies.');
   }
   free.set(target.name, { ...left, freeBytes: left.freeBytes - plan.needsBytes, ...(parts === undefined ? {} : { parts: parts.left }) });
-  return { target, steps: plan.steps, needsBytes: plan.needsBytes };
+  return { target, steps: plan.steps, needsBytes: plan.needsBytes, recycled: recycledProven(plan.steps, at, server) };
+}
+
+/** Of which disks a proven image of the same size is going to be written over: what is in it may be known without reading. */
+function recycledProven(steps: readonly RotationStep[], at: LocatedServer, there: ServerOnTarget): Record<string, SetId> {
+  const recycled = steps.flatMap((step) => step.kind === 'begin' ? step.recycle : []);
+  return Object.fromEntries(recycled.flatMap(({ disk, set }) => {
+    const image = there.images.find((one) => one.disk === disk && one.identity?.set === set);
+    return image?.state === 'proven' && image.bytes === at.disks.find((one) => one.disk === disk)?.bytes ? [[disk, set]] : [];
+  }));
 }
 
 function freeText({ freeBytes, parts }: Space): string {
@@ -132,7 +150,7 @@ function batchesOf(servers: readonly PlannedServer[], { nodes }: JobSeen): Pick<
 
   for (const keeper of holders) {
     const mine = servers.filter((server) => keeperOf(server) === keeper);
-    const placed = placeImages(mine.map(({ at }) => ({ server: at.server, disks: at.disks.map(({ disk, bytes }) => ({ disk, bytes })) })), keeper.drives);
+    const placed = placeImages(mine.map(({ at, targets }) => ({ server: at.server, disks: at.disks.map(({ disk, bytes }) => ({ disk, bytes, partial: isPartial(targets, disk) })) })), keeper.drives);
     if (placed.kind === 'one-at-a-time') allAtOnce = false;
     for (const server of mine) {
       const places = placed.placements[server.at.server];
@@ -141,11 +159,15 @@ function batchesOf(servers: readonly PlannedServer[], { nodes }: JobSeen): Pick<
         allAtOnce = false;
         continue;
       }
-      cached.set(server.at.server, { ...server, cache: Object.fromEntries(Object.entries(places).map(([disk, device]) => [disk, { node: keeper.host, device }])) });
+      cached.set(server.at.server, { ...server, cache: Object.fromEntries(Object.entries(places).map(([disk, device]) => [disk, { node: keeper.host, device, partial: isPartial(server.targets, disk) }])) });
     }
   }
   const planned = servers.map((server) => cached.get(server.at.server) ?? server).sort((a, b) => size(b) - size(a));
   return { notes, batches: allAtOnce && planned.length > 0 ? [{ servers: planned }] : planned.map((server) => ({ servers: [server] })) };
+}
+
+function isPartial(targets: readonly PlannedTarget[], disk: string): boolean {
+  return targets.every(({ recycled }) => recycled[disk] !== undefined);
 }
 
 function size(server: PlannedServer): number {

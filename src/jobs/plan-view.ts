@@ -39,7 +39,7 @@ function stepsOf({ servers }: Batch, { live }: JobConfig): PlannedStep[] {
     ...servers.filter(({ at }) => at.mode === 'shutdown').map((server) => say(server, 'shut it down')),
     ...servers.flatMap((server) => [
       say(server, { shutdown: 'read its disks', off: 'read its disks (it is off and stays off)', live: `take all its disks at one instant${live === 'lvm' ? ' by LVM snapshots' : ''} while it runs on` }[server.at.mode]),
-      ...Object.entries(server.cache ?? {}).map(([disk, { node, device }]) => say(server, `copy disk ${disk} to the cache drive ${device}`, node)),
+      ...Object.entries(server.cache ?? {}).map(([disk, { node, device, partial }]) => say(server, `copy ${partial ? 'what the targets lack of ' : ''}disk ${disk} to the cache drive ${device}`, node)),
       ...(server.cache !== undefined && server.at.mode === 'shutdown' ? [say(server, 'start it again')] : []),
     ]),
     ...servers.flatMap((server) => [

@@ -12,6 +12,16 @@ export interface DataSource {
   readonly hint?: ChangedHint;
   /** Where the digests of its blocks are kept for the next capture's hint, on its host, once it has been sent whole. */
   readonly keepDigests?: string;
+  /** Where only those blocks are in it that the destination lacked. */
+  readonly partial?: PartialContent;
+}
+
+/** What tells which blocks were left out of an image, and what they are; both are on its host. */
+export interface PartialContent {
+  /** Of the transfer that wrote it: its block digests are all known there. */
+  readonly ticket: string;
+  /** Path of the block digests of what the destination held: where both are the same the block was left out. */
+  readonly base: string;
 }
 
 /** What is known of a disk from an earlier capture of it. Both are paths on its host. */

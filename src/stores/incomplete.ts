@@ -1,12 +1,10 @@
 import { DrError } from '../model/errors.js';
-import type { ImageDigest, SetId, StoredImage } from '../model/image-set.js';
+import type { SetId, StoredImage } from '../model/image-set.js';
 import { imageName } from '../model/names.js';
-import { hasCode } from '../system/durable.js';
-import { imageDigestOfFile } from '../transfer/image-digest.js';
 import type { Start } from '../transfer/ticket.js';
 import type { OpenStore } from './open.js';
+import { provenDigests, type ProofAge } from './proven-digests.js';
 import type { Catalog } from './store.js';
-import { touchedSince } from './touched.js';
 import { usersOf } from './users.js';
 
 /**
@@ -31,34 +29,14 @@ Promise<{ readonly path: string; readonly bytes: number; readonly start: Start }
   const user = (await usersOf([image])).get(image.key);
   if (user !== undefined) throw new DrError('image-in-use', `${name} is in use by ${user}. It was not touched.`, 'End what uses it, then run the job again.');
 
-  const start = await startOf(catalog, image, reproveAfterSeconds, now);
+  const start = await startOf(catalog, image, { reproveAfterSeconds, now });
   await store.forgetOrigin(image);
   return { path: image.path, bytes: image.bytes, start };
 }
 
-/** Old blocks count as proven only if everything fits: the old set's proof, the untouched image, the digests, and the proof's age. */
-async function startOf(catalog: Catalog, image: StoredImage, reproveAfterSeconds: number, now: Date): Promise<Start> {
+/** What an image holds before it is written: as far as its proof or its making tell, else it must be read. */
+async function startOf(catalog: Catalog, image: StoredImage, age: ProofAge): Promise<Start> {
   if (image.origin === undefined) return 'read';
   if (image.origin === 'fresh' || image.origin === 'stale') return image.origin;
-  const { set, disk } = image.origin;
-  const manifest = await catalog.manifest(set).catch((error: unknown) => {
-    if (error instanceof DrError && error.code === 'manifest-damaged') return undefined; // then there is no proof
-    throw error;
-  });
-  const proof = manifest?.disks.find((one) => one.disk === disk);
-  if (proof === undefined || proof.proof !== 'device' || touchedSince(proof, image).kind !== 'untouched') return 'read';
-  const age = now.getTime() - Date.parse(proof.provenSince);
-  if (!(age >= 0 && age <= reproveAfterSeconds * 1000)) return 'read'; // also when the clock was set back
-  const recycle = catalog.digestsPath(set, disk);
-  return await digestOfDigests(recycle) === proof.digest ? { recycle, provenSince: proof.provenSince } : 'read';
-}
-
-/** The image digest that a file of block digests adds up to; undefined if there is no such file. */
-export async function digestOfDigests(path: string): Promise<ImageDigest | undefined> {
-  try {
-    return await imageDigestOfFile(path);
-  } catch (error) {
-    if (hasCode(error, 'ENOENT')) return undefined;
-    throw error;
-  }
+  return await provenDigests(catalog, image.origin, image, age) ?? 'read';
 }

@@ -7,7 +7,7 @@ import type { DiskProof, Manifest, SetId, SetIntent, StoredImage } from '../mode
 import { syncDirectory, writeDurable } from '../system/durable.js';
 import { BLOCK_BYTES, DIGEST_BYTES } from '../transfer/geometry.js';
 import { resultOf, ticketDigests } from '../transfer/ticket.js';
-import { digestOfDigests } from './incomplete.js';
+import { digestOfDigests } from './proven-digests.js';
 import type { OpenStore } from './open.js';
 import { usersOf } from './users.js';
 

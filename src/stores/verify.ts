@@ -4,7 +4,7 @@ import { imageBase } from '../model/names.js';
 import type { ImageSeen } from '../model/rotation.js';
 import { lock } from '../system/flock.js';
 import { stateDirectory } from '../system/state.js';
-import { digestOfDigests } from './incomplete.js';
+import { digestOfDigests } from './proven-digests.js';
 import { judge, sight, type Sighting } from './examine.js';
 import type { OpenStore } from './open.js';
 import type { Verified } from '../model/views.js';

@@ -39,6 +39,16 @@ export function hintFailure(path: string, offset: number): DrError {
     'Run the job again: the hint was dropped, and the whole disk is read.');
 }
 
+/** A block that was left out because the destination had it is asked for. */
+export function leftOut(path: string, offset: number): DrError {
+  return new DrError('source-failed', `the target has not any more what it had at offset ${String(offset)} when ${path} was written without it. ${SAFE}`, 'Find out who else writes to that image.');
+}
+
+/** A block of which the digest is known is another one. */
+export function notAsCaptured(path: string, offset: number): DrError {
+  return new DrError('source-failed', `${path} gives back something else at offset ${String(offset)} than was written to it. ${SAFE}`, 'Do not trust that drive: check its health (smartctl) and the kernel log.');
+}
+
 /** Any thrown value as a DrError; what the operating system says of a file of the destination becomes `no-space` or `io`. */
 export function asDestinationError(what: string, thrown: unknown): DrError {
   if (thrown instanceof DrError) return thrown;

@@ -111,9 +111,11 @@ class Receiving {
     await using image = await openOffered(offer);
     const untouched = !usedBefore && (image.kind === 'device' || image.mtime === offer.mtime);
     if (!untouched) log.warn('somebody has written to the image since it was offered; it is read instead', { path: offer.path });
-    const fresh = untouched && offer.start === 'fresh' && (image.kind === 'device' || await readsAsZeros(image, offer.bytes));
-    const stale = untouched && offer.start === 'stale';
-    const recycle = untouched && typeof offer.start === 'object' ? offer.start : undefined;
+    const start = untouched ? offer.start : 'read';
+    const recycle = typeof start === 'object' && 'recycle' in start ? start : undefined;
+    const without = typeof start === 'object' && 'without' in start ? start.without : undefined;
+    const fresh = (start === 'fresh' || without !== undefined) && (image.kind === 'device' || await readsAsZeros(image, offer.bytes));
+    const compare = without !== undefined || !(fresh || start === 'stale');
 
     const writer = new ImageWriter(this.#disk, image, this.#options.pool, {
       readBack: offer.readBack, expectZeros: fresh, zeroDigest: this.#zeroDigest, failed: (error) => { this.#fail(error); },
@@ -121,8 +123,8 @@ class Receiving {
     await writer.open();
     await using digests = await DigestFile.create(join(directory, 'digests'));
     const holdings = new Holdings(this.#disk, image, this.#options.pool, this.#wire);
-    await this.#wire.send(jsonFrame('ready', { compare: !fresh && !stale }));
-    const offering = fresh || stale ? Promise.resolve() : holdings.offer(recycle?.recycle).catch((error: unknown) => { this.#fail(asDestinationError(offer.path, error)); });
+    await this.#wire.send(jsonFrame('ready', { compare }));
+    const offering = !compare ? Promise.resolve() : holdings.offer(recycle?.recycle ?? without).catch((error: unknown) => { this.#fail(asDestinationError(offer.path, error)); });
     try {
       const total = await this.#answers(writer, digests, holdings, fresh && image.kind === 'file');
       step('receive-before-proof');

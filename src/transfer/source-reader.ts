@@ -4,10 +4,11 @@ import { log } from '../system/log.js';
 import { zeroExtents } from '../system/qemu.js';
 import type { BlockPool, Slot } from './block-pool.js';
 import { BlockSet } from './block-set.js';
-import { hintFailure, sourceFailure } from './failures.js';
+import { hintFailure, leftOut, notAsCaptured, sourceFailure } from './failures.js';
 import { geometry, lengthOf, zeroDigests, type Geometry } from './geometry.js';
 import { openToRead, type OpenedFile } from './image-file.js';
 import { digestRecord, forgetDigests } from './kept-digests.js';
+import { PartialImage } from './partial-image.js';
 import { HintDoubted, UnchangedBlocks, type KnownBlock } from './unchanged-blocks.js';
 
 /** Blocks of the source, in order. Some are known without having been read: either zero, or such as the destination holds already. */
@@ -46,6 +47,7 @@ export class SourceReader implements AsyncDisposable {
   readonly #zeroDigest: (index: number) => Buffer;
   readonly #pending: (SourcePiece | Promise<SourcePiece>)[] = [];
   #unchanged: UnchangedBlocks | undefined;
+  #partial: PartialImage | undefined;
   #next = 0;
   #bytesRead = 0;
 
@@ -72,8 +74,14 @@ export class SourceReader implements AsyncDisposable {
         throw new DrError('source-failed', `the source ${source.path} has ${String(file.bytes)} bytes, ${String(source.bytes)} were expected. Nothing was sent.`, 'Run the job again; it looks at everything afresh.');
       }
       const reader = new SourceReader(source, file, disk, pool, zeros);
-      await reader.#takeHint(signal);
-      return reader;
+      try {
+        if (source.partial !== undefined) reader.#partial = await PartialImage.open(source.partial, disk);
+        await reader.#takeHint(signal);
+        return reader;
+      } catch (error) {
+        await reader[Symbol.asyncDispose]();
+        throw error;
+      }
     } catch (error) {
       const known = DrError.from(error);
       throw known.code === 'source-failed' || known.code === 'cancelled' ? known
@@ -91,7 +99,7 @@ export class SourceReader implements AsyncDisposable {
       this.#ahead(held);
       const piece = this.#pending.shift();
       if (piece !== undefined || this.#next >= this.disk.blocks) return piece;
-      const digest = this.#unchanged?.digest(this.#next);
+      const digest = this.#foreknown(this.#next);
       if (digest !== undefined && !held.knows(this.#next)) await held.known(this.#next);
       else this.#read(await this.#pool.acquire(), digest); // all memory is with the wire
     }
@@ -99,6 +107,7 @@ export class SourceReader implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#unchanged?.[Symbol.asyncDispose]();
+    await this.#partial?.[Symbol.asyncDispose]();
     await this.#file[Symbol.asyncDispose]();
   }
 
@@ -109,7 +118,7 @@ export class SourceReader implements AsyncDisposable {
         this.#known(count, this.#zeroDigest);
         continue;
       }
-      const digest = this.#unchanged?.digest(this.#next);
+      const digest = this.#foreknown(this.#next);
       if (digest !== undefined) {
         // A slot is only taken in order, so whether this block must be read has to be known before a later one is.
         if (!held.knows(this.#next)) return;
@@ -124,16 +133,23 @@ export class SourceReader implements AsyncDisposable {
     }
   }
 
+  /** A block's digest, where it is known without reading it. */
+  #foreknown(index: number): Buffer | undefined {
+    return this.#partial?.digest(index) ?? this.#unchanged?.digest(index);
+  }
+
   #known(count: number, digest: (index: number) => Buffer): void {
     this.#pending.push({ kind: 'known', first: this.#next, count, digest });
     this.#next += count;
   }
 
-  /** `expected`: what a hint said of the block that the destination turns out to lack. */
+  /** `expected`: what is foreknown of the block that the destination turns out to lack. */
   #read(slot: Slot, expected: Buffer | undefined): void {
     const index = this.#next++;
-    const block = this.#digest(index, slot).then(async (digest): Promise<SourcePiece> => {
-      if (expected !== undefined && !digest.equals(expected)) throw await this.#lied(index);
+    const offset = index * this.disk.blockBytes;
+    const reading = this.#partial?.lacks(index) === true ? Promise.reject(leftOut(this.#file.path, offset)) : this.#digest(index, slot);
+    const block = reading.then(async (digest): Promise<SourcePiece> => {
+      if (expected !== undefined && !digest.equals(expected)) throw this.#partial === undefined ? await this.#lied(index) : notAsCaptured(this.#file.path, offset);
       return { kind: 'block', index, digest, slot };
     });
     block.catch(() => undefined); // told when its turn comes

@@ -20,9 +20,9 @@ import { identify } from './image-file.js';
 
 /**
  * What the destination holds before the transfer: zeros (`fresh`), old data of no use (`stale`), what must be read to be known (`read`), or the image whose digests
- * are in a file.
+ * are in a file (`recycle`). Or zeros, and blocks with the digests in a file are not wanted (`without`): holes stay in their place.
  */
-export type Start = 'fresh' | 'stale' | 'read' | { readonly recycle: string; readonly provenSince: string };
+export type Start = 'fresh' | 'stale' | 'read' | { readonly recycle: string; readonly provenSince: string } | { readonly without: string };
 
 export interface Offer {
   readonly version: 1;

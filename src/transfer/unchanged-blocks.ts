@@ -1,9 +1,8 @@
-import { readSync } from 'node:fs';
-import { open, type FileHandle } from 'node:fs/promises';
 import { DrError } from '../model/errors.js';
 import type { ChangedHint } from '../model/host.js';
 import { readJson } from '../system/durable.js';
 import { BlockSet } from './block-set.js';
+import { DigestWindow } from './digest-window.js';
 import { DIGEST_BYTES, imageDigest, ImageHash, zeroDigests, type Geometry } from './geometry.js';
 import { digestRecord } from './kept-digests.js';
 
@@ -12,7 +11,6 @@ const READ_AGAIN_DAYS = 30;
 /** At least so many blocks are sampled, or this share of the disk; of blocks that were zero at most the former. */
 const SAMPLE_MIN = 64;
 const SAMPLE_SHARE = 0.001;
-const WINDOW_BYTES = 2048 * DIGEST_BYTES;
 
 /** Why a hint is not used, for people. */
 export class HintDoubted extends Error {}
@@ -24,18 +22,15 @@ export interface KnownBlock {
 
 /** The blocks of a source that are said not to have changed since their digests were kept, and those digests. Memory: one bit per block. */
 export class UnchangedBlocks implements AsyncDisposable {
-  readonly #file: FileHandle;
+  readonly #digests: DigestWindow;
   readonly #changed: BlockSet;
-  readonly #window = Buffer.alloc(WINDOW_BYTES);
-  #windowAt = -1;
-  #windowBytes = 0;
 
-  private constructor(file: FileHandle, changed: BlockSet,
+  private constructor(digests: DigestWindow, changed: BlockSet,
     /** Blocks to be read and compared before any other is believed. */
     readonly sample: readonly KnownBlock[],
     /** RFC 3339; since then every block has been read at least once. */
     readonly readSince: string) {
-    this.#file = file;
+    this.#digests = digests;
     this.#changed = changed;
   }
 
@@ -47,13 +42,13 @@ export class UnchangedBlocks implements AsyncDisposable {
     const age = now.getTime() - Date.parse(record.readSince);
     if (!(age >= 0 && age <= READ_AGAIN_DAYS * 86_400_000)) throw new HintDoubted(`it was last read as a whole on ${record.readSince}`);
     const changed = await changedBlocks(hint.changed, disk);
-    const file = await open(hint.digests, 'r').catch((error: unknown) => { throw new HintDoubted(`the digests can't be read: ${String(error)}`); });
+    const digests = await DigestWindow.open(hint.digests).catch((error: unknown) => { throw new HintDoubted(`the digests can't be read: ${String(error)}`); });
     try {
-      const { digest, sample } = await survey(file, disk, changed);
+      const { digest, sample } = await survey(digests, disk, changed);
       if (digest !== record.digest) throw new HintDoubted('the digests of the earlier capture are not those that were recorded');
-      return new UnchangedBlocks(file, changed, sample, record.readSince);
+      return new UnchangedBlocks(digests, changed, sample, record.readSince);
     } catch (error) {
-      await file.close();
+      await digests[Symbol.asyncDispose]();
       throw error;
     }
   }
@@ -61,18 +56,13 @@ export class UnchangedBlocks implements AsyncDisposable {
   /** The digest that a block had, if it is said not to have changed. */
   digest(index: number): Buffer | undefined {
     if (this.#changed.has(index)) return undefined;
-    const offset = index * DIGEST_BYTES;
-    const at = offset - offset % WINDOW_BYTES;
-    if (at !== this.#windowAt) {
-      this.#windowBytes = readSync(this.#file.fd, this.#window, 0, WINDOW_BYTES, at);
-      this.#windowAt = at;
-    }
-    if (offset - at + DIGEST_BYTES > this.#windowBytes) throw new DrError('source-failed', 'the digests of an earlier capture became fewer while they were used', 'Run the job again: the whole disk is read.');
-    return Buffer.from(this.#window.subarray(offset - at, offset - at + DIGEST_BYTES));
+    const digest = this.#digests.digest(index);
+    if (digest === undefined) throw new DrError('source-failed', 'the digests of an earlier capture became fewer while they were used', 'Run the job again: the whole disk is read.');
+    return digest;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#file.close();
+    await this.#digests[Symbol.asyncDispose]();
   }
 }
 
@@ -94,24 +84,23 @@ function isCount(value: unknown): value is number {
 }
 
 /** Goes once through the digests: what they add up to, and a random choice of the blocks that are to be believed. */
-async function survey(file: FileHandle, disk: Geometry, changed: BlockSet): Promise<{ readonly digest: string; readonly sample: readonly KnownBlock[] }> {
+async function survey(digests: DigestWindow, disk: Geometry, changed: BlockSet): Promise<{ readonly digest: string; readonly sample: readonly KnownBlock[] }> {
   const hash = new ImageHash();
   const zeroDigest = zeroDigests(disk);
   const [zeros, others] = [new Chosen(SAMPLE_MIN), new Chosen(Math.max(SAMPLE_MIN, Math.ceil(disk.blocks * SAMPLE_SHARE)))];
-  const buffer = Buffer.alloc(WINDOW_BYTES);
-  for (let index = 0;;) {
-    const { bytesRead } = await file.read(buffer, 0, WINDOW_BYTES, index * DIGEST_BYTES);
-    hash.add(buffer.subarray(0, bytesRead));
-    for (let at = 0; at + DIGEST_BYTES <= bytesRead; at += DIGEST_BYTES, index++) {
+  let bytes = 0;
+  for await (const piece of digests.pieces()) {
+    hash.add(piece);
+    for (let at = 0; at + DIGEST_BYTES <= piece.length; at += DIGEST_BYTES) {
+      const index = (bytes + at) / DIGEST_BYTES;
       if (changed.has(index)) continue;
-      const digest = buffer.subarray(at, at + DIGEST_BYTES);
+      const digest = piece.subarray(at, at + DIGEST_BYTES);
       (zeroDigest(index).equals(digest) ? zeros : others).offer(index, digest);
     }
-    if (bytesRead < WINDOW_BYTES) {
-      if (index !== disk.blocks || bytesRead % DIGEST_BYTES !== 0) throw new HintDoubted('there are not as many digests as blocks');
-      return { digest: imageDigest(hash.finish()), sample: [...others.blocks, ...zeros.blocks] };
-    }
+    bytes += piece.length;
   }
+  if (bytes !== disk.blocks * DIGEST_BYTES) throw new HintDoubted('there are not as many digests as blocks');
+  return { digest: imageDigest(hash.finish()), sample: [...others.blocks, ...zeros.blocks] };
 }
 
 /** A random choice among blocks that come one by one, each as likely as any other. */

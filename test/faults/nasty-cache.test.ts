@@ -114,7 +114,7 @@ describe('runs with cache drives', function () {
   async function goesOnWithout({ status, server, said }: Ran): Promise<void> {
     assert.equal(status, 0, said);
     assert.ok(server.images?.length === 2 && server.images.some(({ cached }) => !cached), said);
-    assert.match(server.notes?.join('\n') ?? '', /Db01 (goes|was captured again,) straight to/);
+    assert.match(server.notes?.join('\n') ?? '', /Db01 (goes|is captured again,) straight to/);
     const sets = await remember(stage, remembered);
     assert.equal(sets.length, 3);
     await stage.assertPromises(remembered, 3);

@@ -141,4 +141,66 @@ describe('a job with cache drives', function () {
     assert.equal(server().node, 'node01');
     await assertEmpty(other, device, '.other');
   });
+
+  describe('when the images that are going to be recycled are known', () => {
+    let guest: Guest;
+    let device: string;
+    /** The larger disk, of which the guest itself writes only the beginning. */
+    const disk = (): string => guest.disks[1]?.path ?? '';
+
+    before(async () => {
+      guest = await lab.addGuest('node01', { name: 'Cd01', disks: [{}, { sizeMiB: 64 }], start: false });
+      await fill('2', '62');
+      await guest.start();
+      device = await lab.addDrive('node01', { sizeMiB: 48, signature: '.tiny' });
+      await configure('.tiny', cold(['Cd01'], { copies: 2 }));
+      await watchSteps(target);
+    });
+
+    /** Noise into the larger disk, from one MiB on. */
+    const fill = (mebibyte: string, count: string): Promise<unknown> =>
+      node.run('dd', ['if=/dev/urandom', `of=${disk()}`, 'bs=1M', `seek=${mebibyte}`, `count=${count}`, 'conv=notrunc,fsync', 'status=none']);
+
+    async function assertLike(image: string): Promise<void> {
+      const sum = async (host: LabHost, path: string): Promise<string> => (await host.run('sh', ['-c', 'tail -c +2097153 "$1" | sha256sum', 'sh', path])).stdout;
+      assert.equal(await sum(target, `/srv/dr/${image}.raw`), await sum(node, disk()), `${image} is not what the disk is`);
+    }
+
+    it('goes without the cache as long as they are not, if the drive is too small', async () => {
+      for (const copy of [1, 2]) {
+        const { server } = await admin.runsWell('cache');
+        assert.ok(server().images.every(({ cached }) => !cached));
+        assert.equal((await files(target, 'Cd01')).size, 2 * copy);
+      }
+      await assertLike('Cd01_Cd01_1_1');
+    });
+
+    it('keeps on the drive only what they lack, so that it takes a server that is larger than itself', async () => {
+      await fill('30', '2');
+      assert.match((await admin.dr('plan', 'cache')).stdout, /copy what the targets lack of disk Cd01_1 to the cache drive/);
+      await runLookingAtCache(async () => {
+        assert.equal(await guest.state(), 'running');
+        const [at] = (await filesOn(node, device)).mountPoints;
+        const kept = Number((await node.run('sh', ['-c', 'du -sk "$1/dr-engine"', 'sh', at ?? ''])).stdout.split('\t')[0]);
+        assert.ok(kept > 2048 && kept < 6144, `${String(kept)} KiB are on the drive`);
+      });
+      await assertLike('Cd01_Cd01_1_1');
+      await assertEmpty(node, device, '.tiny');
+    });
+
+    it('captures the server again when somebody has written to one meanwhile', async () => {
+      await fill('40', '1');
+      await stopAt(target, 'bind-after', 2);
+      const run = await admin.start('cache');
+      await reached(target, 60_000);
+      await target.run('dd', ['if=/dev/urandom', 'of=/srv/dr/Cd01_Cd01_1_incomplete.raw', 'bs=1M', 'seek=50', 'count=1', 'conv=notrunc,fsync', 'status=none']);
+      await go(target);
+      const { status, all, server } = await ended(run);
+      assert.equal(status, 0, all);
+      assert.match(server().notes?.join('\n') ?? '', /is captured again, straight to dr01, .* has not any more what it had/);
+      assert.ok(server().images.every(({ cached }) => !cached));
+      await assertLike('Cd01_Cd01_1_1');
+      await assertEmpty(node, device, '.tiny');
+    });
+  });
 });

@@ -200,14 +200,14 @@ describe('cache drives', function () {
       assert.equal(again.root, root);
       assert.equal((await mountAt(root))?.source, device);
       assert.ok(freeBytes > 8 * 2 ** 20);
-      const path = await cache.allocate(device, 'run1', 'Web01_root', 2 ** 20);
+      const path = await cache.allocate(device, 'run1', 'Web01_root', { bytes: 2 ** 20 });
       assert.equal(path, join(root, 'dr-engine', 'run1', 'Web01_root.raw'));
       const status = await stat(path);
       assert.deepEqual([status.mode & 0o777, status.size], [0o600, 2 ** 20]);
       assert.deepEqual((await ledger.list()).map(({ debt }) => debt.kind), ['unmount', 'remove']);
       await cache.remove(path);
       assert.deepEqual((await ledger.list()).map(({ debt }) => debt.kind), ['unmount']);
-      const left = await cache.allocate(device, 'run1', 'Web01_data', 2 ** 20);
+      const left = await cache.allocate(device, 'run1', 'Web01_data', { bytes: 2 ** 20 });
       await writeFile(left, 'data');
       await cache.close(device);
       assert.equal(await mountAt(root), undefined);
@@ -222,7 +222,7 @@ describe('cache drives', function () {
       const at = await drives.mount(device);
       const cache = opened(device);
       assert.equal((await cache.open(device, SIGNATURE)).root, at);
-      await cache.allocate(device, 'run1', 'Web01_root', 2 ** 20);
+      await cache.allocate(device, 'run1', 'Web01_root', { bytes: 2 ** 20 });
       await cache.closeAll();
       assert.equal((await mountAt(at))?.source, device);
       assert.deepEqual((await readdir(at)).sort(), [SIGNATURE, 'lost+found']);
@@ -232,11 +232,11 @@ describe('cache drives', function () {
       const device = await drives.drive('ext4', 16, [SIGNATURE]);
       const [one, two] = [opened(device), opened(device)];
       const first = await one.open(device, SIGNATURE);
-      const path = await one.allocate(device, 'run1', 'Web01_root', 2 ** 20);
+      const path = await one.allocate(device, 'run1', 'Web01_root', { bytes: 2 ** 20 });
       const second = await two.open(device, SIGNATURE);
       assert.notEqual(second.root, first.root);
       assert.equal(await exists(path), true, 'the lock of a run that lives keeps its files');
-      await assert.rejects(two.allocate(device, 'run1', 'Web01_data', 2 ** 20), { code: 'cache-lost' });
+      await assert.rejects(two.allocate(device, 'run1', 'Web01_data', { bytes: 2 ** 20 }), { code: 'cache-lost' });
       assert.equal(await exists(path), true);
       await one.closeAll();
       assert.equal(await exists(join(second.root, SIGNATURE)), true);
@@ -268,12 +268,38 @@ describe('cache drives', function () {
       const device = await drives.drive('ext4', 16, [SIGNATURE]);
       const cache = opened(device);
       const { root, freeBytes } = await cache.open(device, SIGNATURE);
-      await assert.rejects(cache.allocate(device, 'run1', 'big', freeBytes), { code: 'no-space' });
+      await assert.rejects(cache.allocate(device, 'run1', 'big', { bytes: freeBytes }), { code: 'no-space' });
       const half = Math.floor(freeBytes * 0.6);
-      const both = await Promise.allSettled(['a', 'b'].map((name) => cache.allocate(device, 'run1', name, half)));
+      const both = await Promise.allSettled(['a', 'b'].map((name) => cache.allocate(device, 'run1', name, { bytes: half })));
       assert.deepEqual(both.map(({ status }) => status), ['fulfilled', 'rejected']);
       const { bavail, bsize } = await statfs(root);
       assert.ok(bavail * bsize > freeBytes - 2 ** 20, 'files are sparse');
+      await cache.closeAll();
+    });
+
+    it('take more than fits where less is expected, and not beyond that', async () => {
+      const device = await drives.drive('ext4', 16, [SIGNATURE]);
+      const cache = opened(device);
+      const { freeBytes } = await cache.open(device, SIGNATURE);
+      const size = { bytes: freeBytes * 2, expectedBytes: Math.floor(freeBytes * 0.4) };
+      for (const name of ['a', 'b']) assert.equal((await stat(await cache.allocate(device, 'run1', name, size))).size, freeBytes * 2);
+      await assert.rejects(cache.allocate(device, 'run1', 'c', size), { code: 'no-space' });
+      await cache.closeAll();
+    });
+
+    it('keep beside a file the digests of what is left out of it, and remove them with it', async () => {
+      const device = await drives.drive('ext4', 16, [SIGNATURE]);
+      const cache = opened(device);
+      await cache.open(device, SIGNATURE);
+      const path = await cache.allocate(device, 'run1', 'Web01_root', { bytes: 2 ** 20 });
+      await cache.allocate(device, 'run1', 'Web01_data', { bytes: 2 ** 20 });
+      await cache.addWithout(path, Buffer.from('one '));
+      const without = await cache.addWithout(path, Buffer.from('two'));
+      assert.equal(await readFile(without, 'utf8'), 'one two');
+      assert.equal((await stat(without)).mode & 0o777, 0o600);
+      await assert.rejects(cache.addWithout('/etc/hostname', Buffer.alloc(32)), { code: 'not-ours' });
+      await cache.remove(path);
+      assert.equal(await exists(without), false);
       await cache.closeAll();
     });
 
@@ -281,10 +307,10 @@ describe('cache drives', function () {
       const device = await drives.drive('ext4', 16, [SIGNATURE]);
       const cache = opened(device);
       await cache.open(device, SIGNATURE);
-      const path = await cache.allocate(device, 'run1', 'a', 4096);
-      await assert.rejects(cache.allocate(device, 'run1', 'a', 4096), { code: 'exists' });
+      const path = await cache.allocate(device, 'run1', 'a', { bytes: 4096 });
+      await assert.rejects(cache.allocate(device, 'run1', 'a', { bytes: 4096 }), { code: 'exists' });
       for (const [name, file] of [['..', 'a'], ['run1', '../a'], ['', 'a'], ['run1', '.a']] as const) {
-        await assert.rejects(cache.allocate(device, name, file, 4096), { code: 'name-invalid' });
+        await assert.rejects(cache.allocate(device, name, file, { bytes: 4096 }), { code: 'name-invalid' });
       }
       await assert.rejects(cache.remove('/etc/hostname'), { code: 'not-ours' });
       await cache.remove(path);
@@ -301,7 +327,7 @@ describe('cache drives', function () {
       const cache = opened(device);
       await cache.open(device, SIGNATURE);
       await run('mount', ['-o', 'remount,ro', at]);
-      await assert.rejects(cache.allocate(device, 'run1', 'a', 4096), { code: 'cache-lost' });
+      await assert.rejects(cache.allocate(device, 'run1', 'a', { bytes: 4096 }), { code: 'cache-lost' });
       await cache.closeAll();
       await ledger.payAll();
       await run('mount', ['-o', 'remount,rw', at]);
@@ -311,7 +337,7 @@ describe('cache drives', function () {
       const device = await drives.drive('ext4', 16, [SIGNATURE]);
       const cache = opened(device);
       const { root } = await cache.open(device, SIGNATURE);
-      const path = await cache.allocate(device, 'run1', 'a', 4096);
+      const path = await cache.allocate(device, 'run1', 'a', { bytes: 4096 });
       const busy = await open(path, 'r');
       assert.deepEqual(await ledger.payAll(), [], 'unmounted, lazily, though a file on it is open');
       assert.equal(await mountAt(root), undefined);

@@ -4,11 +4,11 @@ import { placeImages, usableBytes, type Places } from '../../src/cache/place.js'
 
 const GIB = 2 ** 30;
 
-/** `a:10 b:2+3`: servers with disks in GiB, the first named `d0`. */
+/** `a:10 b:2+3p`: servers with disks in GiB, the first named `d0`; of one with `p` only what differs is expected. */
 function servers(text: string): Parameters<typeof placeImages>[0] {
   return text.split(' ').filter((word) => word !== '').map((word) => {
     const [server = '', sizes = ''] = word.split(':');
-    return { server, disks: sizes.split('+').map((size, at) => ({ disk: `d${String(at)}`, bytes: Number(size) * GIB })) };
+    return { server, disks: sizes.split('+').map((size, at) => ({ disk: `d${String(at)}`, bytes: parseFloat(size) * GIB, partial: size.endsWith('p') })) };
   });
 }
 
@@ -44,6 +44,11 @@ describe('placing images on cache drives', () => {
     ['a smaller file on FAT', 'a:3', 'b:20v c:10', 'all a.d0=b'],
     ['something kept free of a drive', 'a:10', 'b:10', 'one'],
     ['a file of no size', 'a:0', 'b:1', 'all a.d0=b'],
+    ['whole disks where they fit, also if less is expected', 'a:5p b:4p', 'b:6 c:5', 'all a.d0=b b.d0=c'],
+    ['what is expected of them where they do not', 'a:16p b:16p', 'b:10', 'all a.d0=b b.d0=b'],
+    ['what is expected of one, and all of another', 'a:16p b:4', 'b:10', 'all a.d0=b b.d0=b'],
+    ['one at a time when even that does not fit together', 'a:32p b:32p', 'b:10', 'one a.d0=b b.d0=b'],
+    ['no less on FAT, which has no holes', 'a:3p b:3p', 'b:5v', 'one a.d0=b b.d0=b'],
   ];
   for (const [what, wanted, there, places] of table) {
     it(`gives ${what}`, () => { assert.equal(shown(placeImages(servers(wanted), drives(there))), places); });

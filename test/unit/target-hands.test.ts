@@ -43,7 +43,7 @@ describe('a target', function () {
   describe('says what an incomplete image holds', () => {
     const startOf = async (disk = 'root', reproveAfterSeconds = 86_400): Promise<unknown> => {
       const { start: said } = await target.call('store.incomplete', { server: 'Web01', disk, set: target.begun, reproveAfterSeconds });
-      return typeof said === 'string' ? said : { ...said, recycle: said.recycle.replace(target.path, '') };
+      return typeof said === 'string' || 'without' in said ? said : { ...said, recycle: said.recycle.replace(target.path, '') };
     };
     const recycled = (n: number, since: string): unknown => ({ recycle: `/store/.dr/sets/${setId(n)}/root.digests`, provenSince: since });
     const now = new Date().toISOString();
@@ -118,6 +118,36 @@ describe('a target', function () {
       await target.begin(both(3, 3 * MIB));
       assert.equal(await startOf(), 'read');
       assert.notEqual(await startOf('data'), 'read', 'the other disk is not concerned');
+    });
+  });
+
+  describe('tells the digests of an image that is going to be recycled', () => {
+    const bytes = 3 * MIB - 512;
+    const tell = async (n: number, more: Partial<{ first: number; bytes: number; reproveAfterSeconds: number }> = {}): Promise<Buffer> => {
+      const { digests } = await target.call('store.digests', { set: setId(n), disk: 'root', bytes, first: 0, reproveAfterSeconds: 86_400, ...more });
+      return Buffer.from(digests, 'base64');
+    };
+    beforeEach(() => target.run({ set: setId(1), disks: { root: content(1, bytes) } }));
+
+    it('from any block on, and none behind the last', async () => {
+      const all = blockDigests(content(1, bytes));
+      assert.deepEqual(await tell(1), all);
+      assert.deepEqual(await tell(1, { first: 2 }), all.subarray(64));
+      for (const first of [3, 4]) assert.equal((await tell(1, { first })).length, 0);
+    });
+
+    it('and none where they are not known', async () => {
+      assert.equal((await tell(2)).length, 0);
+      assert.equal((await tell(1, { bytes: 3 * MIB })).length, 0);
+      assert.equal((await tell(1, { reproveAfterSeconds: -1 })).length, 0);
+      await writeByte('Web01_root_1');
+      assert.equal((await tell(1)).length, 0);
+    });
+
+    it('and changes nothing by that', async () => {
+      await tell(1);
+      await target.run({ set: setId(2), disks: { root: content(2, bytes) } });
+      assert.equal(await target.states(), '1: proven, 2: proven');
     });
   });
 
