@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { closeSync, constants, openSync, unlinkSync } from 'node:fs';
 import { makeDirectory } from './durable.js';
-import { run } from './run.js';
+import { runLean } from './run.js';
 import { stateDirectory } from './state.js';
 
 /**
@@ -11,7 +11,7 @@ import { stateDirectory } from './state.js';
 export async function makePipe(): Promise<{ readonly readFd: number; readonly writeFd: number }> {
   await makeDirectory(stateDirectory('pipes'));
   const path = stateDirectory('pipes', `${String(process.pid)}-${randomBytes(6).toString('hex')}`);
-  await run('mkfifo', ['--mode=600', '--', path]);
+  await runLean('mkfifo', ['--mode=600', '--', path]);
   let readFd: number | undefined;
   try {
     readFd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK); // without waiting for a writer

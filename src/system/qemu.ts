@@ -5,7 +5,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { DrError } from '../model/errors.js';
 import { mountAt } from './mounts.js';
 import { startTime } from './processes.js';
-import { run, start } from './run.js';
+import { run, runLean, start } from './run.js';
 
 /**
  * qemu-img and qemu-storage-daemon. Nothing here ever writes to an image, and nothing here probes a format: a guest can write
@@ -101,7 +101,7 @@ export interface Extent {
  * not listed may be zero too. Can take long on large images; throws `io` if it fails.
  */
 export async function zeroExtents(image: string, format: string, signal?: AbortSignal): Promise<Extent[]> {
-  const { stdout } = await run('qemu-img', ['map', '--force-share', '--output=json', '-f', format, image],
+  const { stdout } = await runLean('qemu-img', ['map', '--force-share', '--output=json', '-f', format, image],
     { timeoutMs: 600_000, ...(signal === undefined ? {} : { signal }) }).catch((error: unknown) => {
     const known = DrError.from(error);
     throw known.code === 'program-failed' ? new DrError('io', `${image} can't be mapped: ${known.message}`, '', { cause: error }) : known;

@@ -1,7 +1,7 @@
 import type { ChildProcess } from 'node:child_process';
 import { readFile } from 'node:fs/promises';
 import { DrError } from '../model/errors.js';
-import { ourselves, run, start } from './run.js';
+import { ourselves, runLean, start } from './run.js';
 
 /** Starting our own program on another host: ssh(1), so that people's ssh configuration holds, or a child process for `local`. */
 
@@ -37,7 +37,7 @@ export async function bulkOptions(host: string): Promise<readonly string[]> {
   const flags = await readFile('/proc/cpuinfo', 'utf8').catch(() => ''); // no word of AES then
   if (!/^(flags|Features)\s*:.*\baes\b/m.test(flags)) return [];
   const ciphers = async (...args: readonly string[]): Promise<string | undefined> => {
-    const said = await run('ssh', ['-G', ...args, host], { timeoutMs: 10_000 }).catch(() => undefined); // ssh itself will say what is wrong
+    const said = await runLean('ssh', ['-G', ...args, host], { timeoutMs: 10_000 }).catch(() => undefined); // ssh itself will say what is wrong
     return /^ciphers (.*)$/m.exec(said?.stdout ?? '')?.[1];
   };
   const [chosen, builtIn] = await Promise.all([ciphers(), ciphers('-F', 'none')]);

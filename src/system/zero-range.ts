@@ -1,6 +1,6 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { hasCode } from './durable.js';
-import { run } from './run.js';
+import { runLean } from './run.js';
 
 /**
  * Making a range of an image read as zeros without writing it, through fallocate(1) and blkdiscard(8). `path` may be
@@ -8,13 +8,13 @@ import { run } from './run.js';
  * They throw `program-failed` where the file system or device can't, and `program-missing`.
  */
 export async function punchHole(path: string, offset: number, length: number): Promise<void> {
-  await run('fallocate', ['--punch-hole', '--keep-size', '--offset', String(offset), '--length', String(length), path]);
+  await runLean('fallocate', ['--punch-hole', '--keep-size', '--offset', String(offset), '--length', String(length), path]);
 }
 
 /** Zeros whole sectors of 512 bytes. On devices that can't do it by themselves the kernel writes the zeros; on a thin volume that takes space for all of them. */
 export async function zeroDevice(path: string, offset: number, length: number): Promise<void> {
   const whole = length - length % 512;
-  if (whole > 0) await run('blkdiscard', ['--zeroout', '--offset', String(offset), '--length', String(whole), path], { timeoutMs: 600_000 });
+  if (whole > 0) await runLean('blkdiscard', ['--zeroout', '--offset', String(offset), '--length', String(whole), path], { timeoutMs: 600_000 });
 }
 
 /**
@@ -24,7 +24,7 @@ export async function zeroDevice(path: string, offset: number, length: number): 
 export async function discardChunks(path: string, chunkBytes: number, offset: number, length: number): Promise<void> {
   const from = Math.ceil(offset / chunkBytes) * chunkBytes;
   const until = Math.floor((offset + length) / chunkBytes) * chunkBytes;
-  if (until > from) await run('blkdiscard', ['--offset', String(from), '--length', String(until - from), path], { timeoutMs: 600_000 });
+  if (until > from) await runLean('blkdiscard', ['--offset', String(from), '--length', String(until - from), path], { timeoutMs: 600_000 });
 }
 
 /**
@@ -51,5 +51,5 @@ function unlessGone<T>(otherwise: T): (error: unknown) => T {
 
 /** Asks the kernel to drop a file's clean pages from the page cache. Advice: what is in use or dirty stays. */
 export async function dropPages(path: string): Promise<void> {
-  await run('dd', [`if=${path}`, 'iflag=nocache', 'count=0', 'status=none']);
+  await runLean('dd', [`if=${path}`, 'iflag=nocache', 'count=0', 'status=none']);
 }

@@ -62,9 +62,14 @@ export async function send(order: SendOrder, sending: Sending = {}): Promise<Sen
   const blockBytes = sending.blockBytes ?? BLOCK_BYTES;
   const pool = sending.pool ?? new BlockPool({ blockBytes });
   try {
-    const source = await SourceReader.open(order.source, pool, blockBytes, sending.signal);
+    const connecting = (async () => (sending.connect ?? connectReceiver)(order.to, pool.memory))(); // takes a while, as opening a source may
+    connecting.catch(() => undefined); // told when the source is open
+    const source = await SourceReader.open(order.source, pool, blockBytes, sending.signal).catch(async (error: unknown) => {
+      await connecting.then(abandon, () => undefined); // the source's failure is the one to tell
+      throw error;
+    });
     try {
-      const connection = await (sending.connect ?? connectReceiver)(order.to, pool.memory);
+      const connection = await connecting;
       if (order.source.keepDigests === undefined) return await new Transmission(order, sending, source, pool, connection).run();
       await using keeper = await DigestKeeper.open(order.source.keepDigests);
       const sent = await new Transmission(order, sending, source, pool, connection, keeper).run();
@@ -77,6 +82,12 @@ export async function send(order: SendOrder, sending: Sending = {}): Promise<Sen
   } finally {
     if (sending.pool === undefined && await pool.settled(0)) await pool[Symbol.asyncDispose]();
   }
+}
+
+/** Ends a connection over which nothing was said. */
+function abandon(connection: ReceiverConnection): void {
+  connection.output.destroy();
+  connection.kill();
 }
 
 class Transmission {
