@@ -15,6 +15,7 @@ export async function agent(args: readonly string[]): Promise<number> {
   else if (options.pay === true) await atBoot();
   else if (options.send === true) return (await import('../transfer/sender.js')).runSender();
   else if (options.receive === true) return (await import('../transfer/receiver.js')).runReceiver();
+  else if (options.join === true) return (await import('../transfer/joiner.js')).runJoiner();
   else if (options.running !== undefined) await (await import('../capture/pay-start.js')).printRunning(options.running, options.uuid ?? '', options.uri ?? 'qemu:///system');
   else {
     await (await import('../agent/serve.js')).serve(process.stdin, process.stdout);
@@ -47,6 +48,8 @@ function modeOf(args: readonly string[]) {
         pay: { type: 'boolean' },
         send: { type: 'boolean' },
         receive: { type: 'boolean' },
+        /** Takes in a further stream for a receiver. */
+        join: { type: 'boolean' },
         /** Prints whether a server runs here. */
         running: { type: 'string' },
         uuid: { type: 'string' },

@@ -1,4 +1,5 @@
 import { execFile, spawn, type ChildProcess } from 'node:child_process';
+import type { Socket } from 'node:net';
 import { DrError } from '../model/errors.js';
 
 /** The only file that starts foreign programs. No shell is involved anywhere; output is in the C locale. */
@@ -93,7 +94,7 @@ function failed(program: string, args: readonly string[], status: number | strin
 
 export interface StartOptions {
   /** One entry per descriptor from 0 on, as for child_process.spawn. */
-  readonly stdio: readonly ('ignore' | 'pipe' | 'inherit' | 'ipc' | number)[];
+  readonly stdio: readonly ('ignore' | 'pipe' | 'inherit' | 'ipc' | number | Socket)[];
   readonly env?: Readonly<Record<string, string>>;
   /** Leads a process group and session of its own: it survives us. */
   readonly detached?: boolean;

@@ -120,7 +120,7 @@ export class Answers {
   async #send({ prefix, bytes, out }: Outgoing): Promise<void> {
     await this.#tellRun();
     this.#data += 1;
-    this.#wire.send(prefix, bytes).then(out, this.#failed);
+    this.#wire.block(prefix, bytes).then(out, this.#failed);
   }
 
   #tellRun(): Promise<void> | undefined {

@@ -5,7 +5,7 @@ import { Refusal } from './refusals.js';
 
 /**
  * The wire. Both sides begin with a preamble (8 bytes of magic, 4 of version), then come frames: a header of 8 bytes
- * (type, three zero bytes, payload length) and a payload. Numbers are little-endian.
+ * (type, stream, two zero bytes, payload length) and a payload. Numbers are little-endian.
  *
  *   sender:   HELLO (SAME | ZERO | DATA | PACKED | PATCH | PACKED_PATCH | ASK)* END, then end of file; or ABORT
  *   receiver: READY (HAVE | PARTS)* RESULT; or ERROR
@@ -13,9 +13,12 @@ import { Refusal } from './refusals.js';
  *
  * Blocks are answered in order, each exactly once. Before that the sender may ASK about a block, in order, too; he is told the digests of its PARTS, or
  * nothing if it can't be read, and may then answer with those parts only that have changed. PACKED: the bytes are deflated (RFC 1951).
+ *
+ * The stream is 0, but for frames with bytes of a block: these bytes may come on a side stream that was joined before (`side-streams.ts`), in the order of their
+ * frames, which carry the prefix alone then. A side stream has nothing but such bytes, and ends after the last of them.
  */
 export const MAGIC = Buffer.from('dr-xfer\n', 'latin1');
-export const WIRE_VERSION = 3;
+export const WIRE_VERSION = 4;
 export const PREAMBLE_BYTES = MAGIC.length + 4;
 export const HEADER_BYTES = 8;
 
@@ -29,6 +32,8 @@ export const START_MS = 60_000;
 export const LOOKAHEAD = 1024;
 /** Blocks that the sender may have asked about and not yet answered. */
 export const ASK_MAX = 64;
+/** Streams besides the one of the frames. */
+export const SIDE_STREAMS_MAX = 7;
 /** A frame of digests holds no more than this many. */
 export const HAVE_MAX = 256;
 
@@ -53,6 +58,8 @@ const JSON_MAX = 64 * 1024;
 export interface Header {
   readonly type: FrameType;
   readonly length: number;
+  /** Where the bytes of a block are. */
+  readonly stream: number;
 }
 
 export function preamble(): Buffer {
@@ -80,10 +87,11 @@ export function parseHeader(bytes: Buffer, blockBytes: number): Header {
   const code = bytes.readUInt8(0);
   const type = NAMES.get(code);
   if (type === undefined) throw new Refusal('unknown-type', `0x${code.toString(16)}`);
-  if (bytes.readUIntLE(1, 3) !== 0) throw new Refusal('reserved');
+  const stream = bytes.readUInt8(1);
+  if (bytes.readUInt16LE(2) !== 0 || (stream !== 0 && !isBlock(type))) throw new Refusal('reserved');
   const length = bytes.readUInt32LE(4);
   if (!possible(type, length, blockBytes)) throw new Refusal('frame-length', `${type} of ${String(length)} bytes`);
-  return { type, length };
+  return { type, length, stream };
 }
 
 function possible(type: FrameType, length: number, blockBytes: number): boolean {
@@ -140,6 +148,16 @@ export function blockPrefix(type: BlockFrame, index: number, digest: Uint8Array,
   bytes.set(digest, HEADER_BYTES + 8);
   if (map !== undefined) bytes.set(map, HEADER_BYTES + DATA_PREFIX_BYTES);
   return bytes;
+}
+
+/** The same frame, its bytes on a side stream. */
+export function onStream(stream: number, prefix: Buffer): Buffer {
+  prefix.writeUInt8(stream, 1);
+  return prefix;
+}
+
+function isBlock(type: FrameType): boolean {
+  return type === 'data' || type === 'packed' || type === 'patch' || type === 'packed-patch';
 }
 
 export function isPacked(type: BlockFrame): boolean {
@@ -208,13 +226,17 @@ export interface Hello {
   readonly secret: string;
   readonly bytes: number;
   readonly blockBytes: number;
+  /** Side streams that may be joined at most. */
+  readonly sideStreams: number;
 }
 
 export function parseHello(payload: Buffer): Hello {
   const value = parseJson(payload);
-  const { ticket, secret, bytes, blockBytes } = value;
-  if (typeof ticket !== 'string' || typeof secret !== 'string' || !isSize(bytes) || !isSize(blockBytes)) throw new Refusal('bad-json', 'hello');
-  return { ticket, secret, bytes, blockBytes };
+  const { ticket, secret, bytes, blockBytes, sideStreams } = value;
+  if (typeof ticket !== 'string' || typeof secret !== 'string' || !isSize(bytes) || !isSize(blockBytes) || !isSize(sideStreams) || sideStreams > SIDE_STREAMS_MAX) {
+    throw new Refusal('bad-json', 'hello');
+  }
+  return { ticket, secret, bytes, blockBytes, sideStreams };
 }
 
 /** Whether digests of what is there will follow, or everything there reads as zeros. */

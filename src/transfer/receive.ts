@@ -14,6 +14,7 @@ import { Holdings } from './holdings.js';
 import { openToWrite, type OpenedImage } from './image-file.js';
 import { ImageWriter } from './image-writer.js';
 import { Refusal } from './refusals.js';
+import { SideStreams } from './side-streams.js';
 import { keepResult, type Offer } from './ticket.js';
 import { WireReader, WireWriter } from './wire.js';
 
@@ -46,7 +47,12 @@ export interface ReceiveOptions {
 export async function receive(input: Readable, output: Writable, options: ReceiveOptions): Promise<Received> {
   const reader = new WireReader(input, options.silenceMs);
   const wire = new WireWriter(output, () => undefined); // a sender that is gone ends the input too
-  const abort = (): void => { reader.fail(DrError.from(options.signal?.reason)); };
+  let streams: SideStreams | undefined;
+  const abort = (): void => {
+    const reason = DrError.from(options.signal?.reason);
+    reader.fail(reason);
+    streams?.fail(reason);
+  };
   options.signal?.addEventListener('abort', abort);
   let path = 'the image';
   try {
@@ -55,7 +61,9 @@ export async function receive(input: Readable, output: Writable, options: Receiv
     const hello = await greeting(reader, options.blockBytes);
     await using admission = await options.admit(hello);
     path = admission.offer.path;
-    const result = await new Receiving(reader, wire, hello, admission, options).run();
+    await using sides = await SideStreams.listen(admission.directory, hello.sideStreams, options.silenceMs);
+    streams = sides;
+    const result = await new Receiving(reader, sides, wire, hello, admission, options).run();
     await keepResult(admission.directory, result);
     step('receive-after-proof');
     await wire.send(jsonFrame('result', result)).catch(() => undefined); // the result is kept: whoever asks the agent finds it
@@ -81,6 +89,7 @@ async function greeting(reader: WireReader, blockBytes: number): Promise<Hello> 
 /** One transfer after the greeting. */
 class Receiving {
   readonly #reader: WireReader;
+  readonly #sides: SideStreams;
   readonly #wire: WireWriter;
   readonly #admission: Admission;
   readonly #options: ReceiveOptions;
@@ -91,11 +100,12 @@ class Receiving {
   readonly #zeros: Buffer;
   #failure: DrError | undefined;
 
-  constructor(reader: WireReader, wire: WireWriter, hello: Hello, admission: Admission, options: ReceiveOptions) {
+  constructor(reader: WireReader, sides: SideStreams, wire: WireWriter, hello: Hello, admission: Admission, options: ReceiveOptions) {
     const { offer } = admission;
     if (hello.bytes !== offer.bytes) throw new Refusal('size', `${String(hello.bytes)} bytes instead of ${String(offer.bytes)}`);
     if (hello.blockBytes !== options.blockBytes) throw new Refusal('size', `blocks of ${String(hello.blockBytes)} bytes`);
     this.#reader = reader;
+    this.#sides = sides;
     this.#wire = wire;
     this.#admission = admission;
     this.#options = options;
@@ -172,12 +182,13 @@ class Receiving {
           break;
         }
         case 'data': case 'packed': case 'patch': case 'packed-patch':
-          await this.#data(found.type, writer, digests, found.length - prefixBytes(found.type));
+          await this.#data(found.type, writer, digests, found.length - prefixBytes(found.type), found.stream);
           break;
         case 'end': {
           const { counts, total } = parseEnd(await this.#reader.payload(found.length));
           this.#accounting.end(counts);
           await this.#reader.end();
+          await this.#sides.end();
           return total;
         }
         case 'abort': throw DrError.fromData(parseError(await this.#reader.payload(found.length)));
@@ -198,12 +209,13 @@ class Receiving {
     this.#telling.add(telling);
   }
 
-  async #data(type: BlockFrame, writer: ImageWriter, digests: DigestFile, length: number): Promise<void> {
+  async #data(type: BlockFrame, writer: ImageWriter, digests: DigestFile, length: number, stream: number): Promise<void> {
     const { index, digest, map } = parseBlockPrefix(await this.#reader.payload(prefixBytes(type)));
     this.#accounting.data(type, index, length, map);
+    const reader = stream === 0 ? this.#reader : await this.#sides.reader(stream);
     const slot = await this.#options.pool.acquire();
     try {
-      if (!await this.#reader.fill(slot.bytes.subarray(0, length))) throw new Refusal('truncated', 'before a block\'s bytes');
+      if (!await reader.fill(slot.bytes.subarray(0, length))) throw new Refusal('truncated', 'before a block\'s bytes');
     } catch (error) {
       this.#options.pool.release(slot);
       throw error;
@@ -221,6 +233,7 @@ class Receiving {
   #fail(error: DrError): void {
     this.#failure ??= error;
     this.#reader.fail(error);
+    this.#sides.fail(error);
   }
 }
 

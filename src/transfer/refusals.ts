@@ -20,6 +20,7 @@ export const REFUSALS = {
   'patch': ['transfer-protocol', 'a patch has parts that its block does not have, or was never asked for'],
   'counts': ['transfer-protocol', 'the final counts are not those of the blocks that arrived'],
   'total': ['transfer-protocol', 'the final digest is not that of the blocks that arrived'],
+  'stream': ['transfer-protocol', 'a block\'s bytes were announced on a stream that nobody joined'],
   'truncated': ['transfer-protocol', 'the stream ended early'],
   'trailing': ['transfer-protocol', 'there was something after the end of the stream'],
   'lookahead': ['transfer-protocol', 'digests were offered, or asked for, out of order or too far ahead'],

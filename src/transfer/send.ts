@@ -10,6 +10,7 @@ import { DigestKeeper } from './kept-digests.js';
 import { connectReceiver, type Destination, type ReceiverConnection } from './receiver-connection.js';
 import { Questions } from './questions.js';
 import { Refusal } from './refusals.js';
+import { mostSideStreams, SideLinks } from './side-links.js';
 import { SourceReader, type Held } from './source-reader.js';
 import { Throttle, type LimitStep } from './throttle.js';
 import { WireReader, WireWriter } from './wire.js';
@@ -23,6 +24,8 @@ export interface SendOrder {
   readonly secret: string;
   /** Absent: none. */
   readonly limit?: readonly LimitStep[];
+  /** Over so many ssh connections from the beginning on. Absent: over a further one as long as that helps. */
+  readonly streams?: number;
 }
 
 export interface Sent {
@@ -101,6 +104,8 @@ class Transmission {
   readonly #wire: WireWriter;
   readonly #comparison: Comparison;
   readonly #questions: Questions;
+  readonly #sideStreams: number;
+  readonly #sideLinks: SideLinks;
   readonly #zeroDigest: (index: number) => Buffer;
   #listening: Promise<void> = Promise.resolve();
   #toldAll = false;
@@ -119,6 +124,9 @@ class Transmission {
       order.limit === undefined ? undefined : new Throttle(order.limit));
     this.#comparison = new Comparison(source.disk.blocks);
     this.#questions = new Questions(source.disk, this.#wire);
+    const wanted = order.limit !== undefined ? 1 : order.streams ?? (order.to.host === 'local' ? 1 : undefined); // a limit is smooth only over one, and without ssh there is no cipher
+    this.#sideStreams = mostSideStreams(wanted);
+    this.#sideLinks = new SideLinks(order.to, order, pool.memory, this.#wire, this.#sideStreams);
     this.#zeroDigest = zeroDigests(source.disk);
   }
 
@@ -130,6 +138,7 @@ class Transmission {
     this.#listening = this.#listen();
     try {
       const digest = imageDigest(await this.#talk());
+      await this.#sideLinks.stop();
       await this.#wire.end();
       await this.#listening;
       if (this.#failure !== undefined) throw this.#failure;
@@ -148,6 +157,7 @@ class Transmission {
       this.#wire.close();
       await this.#connection.ended(LAST_WORDS_MS); // in peace, if the result was told
       this.#connection.kill();
+      this.#sideLinks.kill();
     }
   }
 
@@ -157,7 +167,7 @@ class Transmission {
     const { disk } = this.#source;
     const wire = this.#wire;
     await wire.preamble();
-    await wire.send(jsonFrame('hello', { ticket: this.#order.ticket, secret: this.#order.secret, bytes: source.bytes, blockBytes: disk.blockBytes }));
+    await wire.send(jsonFrame('hello', { ticket: this.#order.ticket, secret: this.#order.secret, bytes: source.bytes, blockBytes: disk.blockBytes, sideStreams: this.#sideStreams }));
     const hash = new ImageHash();
     const answers = new Answers(wire, () => { void this.#broken(); });
     const told = (blocks: number): void => {
@@ -259,6 +269,7 @@ class Transmission {
         switch (found.type) {
           case 'ready':
             this.#comparison.ready(parseReady(await this.#reader.payload(found.length)).compare);
+            this.#sideLinks.begin(this.#order.streams !== undefined);
             break;
           case 'have': {
             const { index, digests } = parseDigests(await this.#reader.payload(found.length));

@@ -1,5 +1,5 @@
 import type { Readable, Writable } from 'node:stream';
-import { checkPreamble, HEADER_BYTES, parseHeader, PING_MS, pingFrame, preamble, PREAMBLE_BYTES, SILENCE_MS, type Header } from './frames.js';
+import { checkPreamble, HEADER_BYTES, onStream, parseHeader, PING_MS, pingFrame, preamble, PREAMBLE_BYTES, SILENCE_MS, type Header } from './frames.js';
 import { Refusal } from './refusals.js';
 import type { Throttle } from './throttle.js';
 
@@ -119,10 +119,20 @@ export class WireReader {
   }
 }
 
+/** A stream that carries bytes of blocks: the first one the frames, too, the others nothing else. */
+interface Lane {
+  readonly number: number;
+  readonly stream: Writable;
+  /** Bytes of blocks that it was given and has not taken yet. */
+  underWay: number;
+}
+
 /** Writes frames whole and in order, pings when there is nothing else to say, and counts what went out. */
 export class WireWriter {
-  readonly #stream: Writable;
+  readonly #main: Lane;
+  readonly #sides: Lane[] = [];
   readonly #throttle: Throttle | undefined;
+  readonly #broken: (error: Error) => void;
   readonly #pulse: NodeJS.Timeout;
   /** Writes that the stream has not answered; of some kinds of streams it never does once they are destroyed. */
   readonly #open = new Set<(error: Error) => void>();
@@ -133,13 +143,15 @@ export class WireWriter {
   /** Since when there has been something to write without a pause, and what was sent and how long it took before, in the period that is being measured. */
   #busySince = 0;
   #busyMs = 0;
+  #busyTotalMs = 0;
   #measuredFrom = 0;
   #bytesPerSecond = Number.MAX_VALUE;
 
   /** `broken` is told when the far end stopped reading. */
   constructor(stream: Writable, broken: (error: Error) => void, throttle?: Throttle) {
-    this.#stream = stream;
+    this.#main = { number: 0, stream, underWay: 0 };
     this.#throttle = throttle;
+    this.#broken = broken;
     stream.on('error', broken);
     this.#pulse = setInterval(() => {
       if (this.#pending === 0 && Date.now() - this.#lastWrite >= PING_MS - 200) this.send(pingFrame()).catch(() => undefined); // `broken` was told
@@ -160,18 +172,45 @@ export class WireWriter {
     return this.send(preamble());
   }
 
+  /** For how long there has been something to write, in milliseconds. */
+  get busyMs(): number {
+    return this.#busyTotalMs + (this.#pending === 0 ? 0 : performance.now() - this.#busySince);
+  }
+
   /** Writes the pieces of one frame; resolves when the operating system has them, so that their memory can be used again. */
   async send(...pieces: readonly Uint8Array[]): Promise<void> {
+    if (this.#throttle === undefined) {
+      await this.#measured(Promise.all(pieces.map((piece) => this.#write(this.#main, piece)))); // the stream keeps the order of the calls
+      return;
+    }
+    const mine = this.#turn.then(() => this.#slowly(pieces));
+    this.#turn = mine.catch(() => undefined); // whoever sent it is told
+    await this.#measured(mine);
+  }
+
+  /** Has the bytes of blocks go over a further stream, too. */
+  join(number: number, stream: Writable): void {
+    stream.on('error', this.#broken);
+    this.#sides.push({ number, stream, underWay: 0 });
+  }
+
+  /** Writes the frame of a block; its bytes go over the stream that has least to do. Resolves like `send`. */
+  async block(prefix: Buffer, bytes: Uint8Array): Promise<void> {
+    const lane = this.#sides.reduce((best, side) => side.underWay < best.underWay ? side : best, this.#main);
+    lane.underWay += bytes.length;
+    try {
+      if (lane === this.#main) await this.send(prefix, bytes);
+      else await this.#measured(Promise.all([this.#write(this.#main, onStream(lane.number, prefix)), this.#write(lane, bytes)]));
+    } finally {
+      lane.underWay -= bytes.length;
+    }
+  }
+
+  async #measured(writing: Promise<unknown>): Promise<void> {
     if (this.#pending === 0) this.#busySince = performance.now();
     this.#pending += 1;
     try {
-      if (this.#throttle === undefined) {
-        await Promise.all(pieces.map((piece) => this.#write(piece))); // the stream keeps the order of the calls
-      } else {
-        const mine = this.#turn.then(() => this.#slowly(pieces));
-        this.#turn = mine.catch(() => undefined); // whoever sent it is told
-        await mine;
-      }
+      await writing;
     } finally {
       this.#pending -= 1;
       this.#lastWrite = Date.now();
@@ -183,18 +222,19 @@ export class WireWriter {
   async end(): Promise<void> {
     clearInterval(this.#pulse);
     await this.#turn;
-    this.#stream.end();
+    for (const { stream } of [this.#main, ...this.#sides]) stream.end();
   }
 
   close(): void {
     clearInterval(this.#pulse);
-    this.#stream.destroy();
+    for (const { stream } of [this.#main, ...this.#sides]) stream.destroy();
     for (const reject of this.#open) reject(new Error('the stream was closed'));
   }
 
   #measure(): void {
     const now = performance.now();
     this.#busyMs += now - this.#busySince;
+    this.#busyTotalMs += now - this.#busySince;
     this.#busySince = now;
     if (this.#busyMs < MEASURED_MS) return;
     this.#bytesPerSecond = (this.#sent - this.#measuredFrom) / this.#busyMs * 1000;
@@ -208,17 +248,17 @@ export class WireWriter {
     for (const piece of pieces) {
       for (let at = 0; at < piece.length;) {
         const bytes = await throttle.take(piece.length - at);
-        await this.#write(piece.subarray(at, at + bytes));
+        await this.#write(this.#main, piece.subarray(at, at + bytes));
         at += bytes;
       }
     }
   }
 
-  #write(piece: Uint8Array): Promise<void> {
+  #write({ stream }: Lane, piece: Uint8Array): Promise<void> {
     this.#sent += piece.length;
     return new Promise((resolve, reject) => {
       this.#open.add(reject);
-      this.#stream.write(piece, (error) => {
+      stream.write(piece, (error) => {
         this.#open.delete(reject);
         if (error) reject(error);
         else resolve();

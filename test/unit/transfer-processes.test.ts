@@ -266,7 +266,7 @@ describe('the processes that move data', function () {
 
     const made = await makeTicket({ path, bytes: 4 * MIB, start: 'read', readBack: true });
     const held = await lock(imageLockPath(path), 'the image');
-    assert.equal(await code(admit({ ...made, bytes: 4 * MIB, blockBytes: BLOCK_BYTES }, new AbortController(), 1)), 'locked');
+    assert.equal(await code(admit({ ...made, bytes: 4 * MIB, blockBytes: BLOCK_BYTES, sideStreams: 0 }, new AbortController(), 1)), 'locked');
     await held.release();
   });
 
@@ -278,7 +278,7 @@ describe('the processes that move data', function () {
     const child = start('sleep', ['0'], { stdio: ['ignore', 'ignore', 'ignore'] });
     await gone(child.pid ?? 0);
     await writeDurable(file, JSON.stringify({ ...offer, owner: { pid: child.pid, startTime: '1', bootId: await bootId() } }));
-    assert.equal(await code(admit({ ...made, bytes: MIB, blockBytes: BLOCK_BYTES }, new AbortController())), 'connection-lost');
+    assert.equal(await code(admit({ ...made, bytes: MIB, blockBytes: BLOCK_BYTES, sideStreams: 0 }, new AbortController())), 'connection-lost');
     await hands['transfer.offer']({ path, bytes: MIB, start: 'read', readBack: true }, { signal: new AbortController().signal, progress: () => undefined });
     assert.ok(!(await readdir(ground.path('state/tickets'))).includes(made.ticket), 'its ticket is kept for ever');
   });

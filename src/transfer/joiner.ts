@@ -1,0 +1,69 @@
+import { once } from 'node:events';
+import { readSync } from 'node:fs';
+import { connect } from 'node:net';
+import { DrError } from '../model/errors.js';
+import { hasCode } from '../system/durable.js';
+import { start } from '../system/run.js';
+import { Refusal } from './refusals.js';
+import { sideStreamsSocket } from './side-streams.js';
+import { redeem } from './ticket.js';
+
+/** What a joiner is told first, as one line of JSON. */
+export interface Joining {
+  readonly ticket: string;
+  readonly secret: string;
+  /** From 1 on. */
+  readonly stream: number;
+}
+
+/** What it answers when the receiver has it. */
+export const JOINED = 'joined\n';
+
+const LINE_MAX = 1024;
+/** How long standard input that has nothing yet is left alone, in milliseconds. */
+const NOTHING_YET_MS = 20;
+
+/**
+ * The body of `dr agent --join`: the far end of a side stream. What comes on standard input after the first line goes to the receiver of the ticket, by cat(1) and not
+ * by us. Resolves to the exit status.
+ */
+export async function runJoiner(): Promise<number> {
+  const { ticket, secret, stream } = JSON.parse(await firstLine()) as Joining; // from our own sender
+  const redeemed = await redeem(ticket, secret);
+  if (redeemed === undefined || !Number.isInteger(stream) || stream < 1 || stream > 255) throw new Refusal('ticket');
+  const socket = connect(sideStreamsSocket(redeemed.directory));
+  await once(socket, 'connect');
+  await new Promise<void>((resolve, reject) => { socket.write(Uint8Array.of(stream), (error) => { if (error) reject(error); else resolve(); }); });
+  const cat = start('cat', [], { stdio: ['inherit', socket, 'inherit'] });
+  const ended = once(cat, 'exit');
+  await once(cat, 'spawn');
+  socket.destroy(); // ours; cat has its own
+  process.stdout.write(JOINED);
+  const [code] = await ended as [number | null];
+  return code ?? 1;
+}
+
+/** Read byte by byte and never through a stream, so that what follows is left where it is. */
+async function firstLine(): Promise<string> {
+  const byte = Buffer.alloc(1);
+  let line = '';
+  while (line.length < LINE_MAX) {
+    const got = await readOne(byte);
+    if (!got) break;
+    if (byte[0] === 0x0a) return line;
+    line += byte.toString('latin1');
+  }
+  throw new DrError('transfer-protocol', 'a stream was to be joined to a transfer, and nothing said which');
+}
+
+async function readOne(byte: Buffer): Promise<boolean> {
+  for (;;) {
+    try {
+      return readSync(0, byte, 0, 1, null) === 1;
+    } catch (error) {
+      if (hasCode(error, 'EOF')) return false;
+      if (!hasCode(error, 'EAGAIN')) throw error;
+      await new Promise((resolve) => { setTimeout(resolve, NOTHING_YET_MS); });
+    }
+  }
+}
