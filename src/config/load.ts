@@ -133,6 +133,7 @@ function targetOf(name: string, read: ConfigFile['targets'][string]): TargetConf
     current: read.current ?? '/shared/dr/current',
     useCache: read.use_cache ?? true,
     bandwidth: read.bandwidth_limit ?? [],
+    ...(read.streams === undefined ? {} : { streams: read.streams }),
     allocation: read.allocation ?? 'sparse',
   };
 }

@@ -20,6 +20,7 @@ const target = {
   current: is.directory.optional(),
   use_cache: is.yesOrNo.optional(),
   bandwidth_limit: bandwidthLimit.optional(),
+  streams: is.wholeNumber(1, 8).optional(),
   allocation: is.oneOf('sparse', 'full').optional(),
 };
 

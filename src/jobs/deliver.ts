@@ -128,7 +128,7 @@ async function sendDisk(delivery: Delivery, agent: Agent, set: SetId, disk: Loca
   const place = await agent.call('store.incomplete', { store: storeOf(target), server: server.server, disk: disk.disk, set, reproveAfterSeconds: config.reproveAfterSeconds }, { signal });
   const moved = await transfer({
     from, to: agent, route: routeTo(config, from.agent.host === 'local' ? target.reach : seenFromOthers(target.reach)), path: place.path, start: place.start, readBack: true, signal,
-    bandwidth: target.bandwidth,
+    bandwidth: target.bandwidth, streams: target.streams,
     show: { emit, what: 'sending', server: server.server, disk: disk.disk, to: target.name },
     inVain: (bytes) => { inVain.set(disk.disk, (inVain.get(disk.disk) ?? 0) + bytes); },
   });

@@ -18,6 +18,8 @@ export interface TransferOrder {
   readonly readBack: boolean;
   /** By time of day; none where there is no span. */
   readonly bandwidth: readonly BandwidthSpan[];
+  /** ssh connections; absent: as many as help. */
+  readonly streams?: number | undefined;
   readonly signal: AbortSignal;
   /** Told how many bytes a transfer that fails had sent. */
   readonly inVain?: (bytesSent: number) => void;
@@ -45,6 +47,7 @@ export async function transfer(order: TransferOrder): Promise<Transferred> {
     const sent = await from.agent.call('transfer.send', {
       source: from.source, to: order.route, ticket, secret,
       ...(order.bandwidth.length === 0 ? {} : { limit: limitSteps(order.bandwidth, new Date()) }),
+      ...(order.streams === undefined ? {} : { streams: order.streams }),
     }, { signal, onProgress: (progress) => {
       sentSoFar = progress.sent;
       watchdog.moved(progress.done);

@@ -45,6 +45,8 @@ export interface TargetConfig {
   readonly useCache: boolean;
   /** What may be sent by time of day; no two spans overlap, and where there is none there is no limit. */
   readonly bandwidth: readonly BandwidthSpan[];
+  /** Over how many ssh connections a disk is sent; absent: over a further one as long as that helps. */
+  readonly streams?: number;
   readonly allocation: 'sparse' | 'full';
 }
 

@@ -58,18 +58,19 @@ async function main(): Promise<number> {
 /** The rows that need nothing but two hosts. */
 async function* between(runs: number, mebibytes: number, wanted: ReadonlySet<string>, say: (text: string) => void): AsyncGenerator<Row> {
   say('bringing up two hosts');
-  const ground = await Ground.make(mebibytes * (12 + 2 * runs) + 1536, mebibytes * 9); // writes all over the disk let repositories grow by all of it each time
+  const ground = await Ground.make(mebibytes * (13 + 2 * runs) + 1536, mebibytes * 10); // writes all over the disk let repositories grow by all of it each time
   const dr = new Dr('dr-engine', ground);
-  const told = new Dr('dr-engine, told', ground, true);
+  const told = new Dr('dr-engine, told', ground, { told: true });
+  const wide = new Dr('dr-engine, 2 streams', ground, { streams: 2 });
   const sshOptions = await bulkOptions('dr01');
   try {
-    await Promise.all([dr.begin(), told.begin()]);
+    await Promise.all([dr, told, wide].map((each) => each.begin()));
     const { here, notes } = await present([new DdSshDd(ground, sshOptions), new Rsync(ground), ...overNbd(ground), ...repositories(ground), new Virtnbdbackup(ground)]);
     for (const note of notes) say(note);
-    yield* copyRows({ ground, dr, told, limits: limits(ground, sshOptions), peers: here, runs, mebibytes, say }, new Set(COPY_ROWS.filter((name) => wanted.has(name))));
+    yield* copyRows({ ground, dr, told, wide, limits: limits(ground, sshOptions), peers: here, runs, mebibytes, say }, new Set(COPY_ROWS.filter((name) => wanted.has(name))));
     if (wanted.has('sparse')) yield await sparseRow(ground, dr, runs, say);
   } finally {
-    await Promise.all([dr.end(), told.end()]);
+    await Promise.all([dr, told, wide].map((each) => each.end()));
     await ground.remove();
   }
 }

@@ -16,6 +16,7 @@ export interface MoveOrder {
   readonly start: Start;
   /** Where the block digests of the copy are kept, on the receiving host. */
   readonly digests: string;
+  readonly streams?: number;
 }
 
 export interface Moved {
@@ -40,7 +41,7 @@ async function move(order: MoveOrder): Promise<Moved> {
   const seconds = (): number => (performance.now() - began) / 1000;
   try {
     const { ticket } = await transfer({
-      from: { agent: from, source: order.source }, to, route: TO, path: order.path, start: order.start, readBack: true, bandwidth: [],
+      from: { agent: from, source: order.source }, to, route: TO, path: order.path, start: order.start, readBack: true, bandwidth: [], streams: order.streams,
       signal: new AbortController().signal, show: { what: 'sending', server: 'bench', disk: 'disk', to: 'dr01', emit: () => undefined },
     });
     const took = seconds();

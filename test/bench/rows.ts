@@ -11,6 +11,8 @@ export interface Bench {
   readonly dr: Dr;
   /** Ours, told what changed: for disks that were copied before. */
   readonly told: Dr;
+  /** Ours, over two ssh connections. */
+  readonly wide: Dr;
   readonly limits: readonly Contender[];
   readonly peers: readonly Contender[];
   readonly runs: number;
@@ -43,7 +45,8 @@ export async function* copyRows(bench: Bench, wanted: ReadonlySet<CopyRow>): Asy
     const disk = await ground.disk('full.raw', mebibytes, () => true);
     const { told } = bench;
     const again = [...everybody.filter(({ name, kind }) => kind === 'ours' || AGAIN.has(name) || LOOKING.includes(name)), told];
-    if (wanted.has('full')) yield await contest({ name: 'full', what: `first copy of ${String(mebibytes)} MiB that can't be compressed`, disk, contenders: everybody, limits: PARTS, first: true });
+    if (wanted.has('full')) yield await contest({ name: 'full', what: `first copy of ${String(mebibytes)} MiB that can't be compressed`, disk, contenders: [...everybody, bench.wide], limits: PARTS, first: true });
+    await bench.wide.forget(disk);
     for (const each of wanted.has('full') ? [told] : again) {
       await each.forget(disk);
       await each.run(disk);

@@ -96,6 +96,7 @@ const FILES: readonly BadFile[] = [
   inTarget('bandwidth_limit: 40', '9:22: targets.dr01.bandwidth_limit: expected a rate such as 40MiB/s, found 40; did you mean "40MiB/s"?'),
   inTarget('bandwidth_limit: 1B/s', '9:22: targets.dr01.bandwidth_limit: expected at least 64KiB/s, found "1B/s"'),
   inTarget('bandwidth_limit: {from: "08:00"}', '9:5: targets.dr01.bandwidth_limit: expected a rate such as 40MiB/s or a list such as [{from: "08:00", to: "18:00", limit: 10MiB/s}], found keys and values'),
+  inTarget('streams: 9', '9:14: targets.dr01.streams: expected a whole number from 1 to 8, found 9'),
   inTarget('bandwidth_limit: []', '9:5: targets.dr01.bandwidth_limit: expected a list such as [{from: "08:00", to: "18:00", limit: 10MiB/s}], found an empty list'),
   inTarget('bandwidth_limit: [10MiB/s]', '9:23: targets.dr01.bandwidth_limit[0]: expected a list such as [{from: "08:00", to: "18:00", limit: 10MiB/s}], found "10MiB/s"'),
   inTarget('bandwidth_limit: [{from: 8am, to: "18:00", limit: 1MiB/s}]', '9:30: targets.dr01.bandwidth_limit[0].from: expected a time of day such as "08:00", found "8am"; did you mean "08:00"?'),

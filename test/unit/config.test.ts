@@ -67,7 +67,7 @@ anvils:
       shutdown: [pcs, resource, disable, "{server}"]
       start: [pcs, resource, enable, "{server}"]
 targets:
-  t: {host: local, reach: dr.example.org, store: "fs:/srv//dr/", libvirt: "qemu:///session", definitions: /d, current: /c/, use_cache: false, bandwidth_limit: 40MiB/s, allocation: full}
+  t: {host: local, reach: dr.example.org, store: "fs:/srv//dr/", libvirt: "qemu:///session", definitions: /d, current: /c/, use_cache: false, bandwidth_limit: 40MiB/s, streams: 3, allocation: full}
 jobs:
   j:
     anvil: a
@@ -98,7 +98,7 @@ agent_command: [sudo, dr]
     });
     assert.deepEqual(config.targets.get('t'), {
       name: 't', host: 'local', reach: 'dr.example.org', store: 'fs:/srv/dr', libvirt: 'qemu:///session', definitions: '/d', current: '/c',
-      useCache: false, bandwidth: [{ from: 0, to: 1440, bytesPerSecond: 40 * 2 ** 20 }], allocation: 'full',
+      useCache: false, bandwidth: [{ from: 0, to: 1440, bytesPerSecond: 40 * 2 ** 20 }], streams: 3, allocation: 'full',
     });
     assert.deepEqual(config.jobs.get('j'), {
       name: 'j', anvil: 'a', targets: ['t'], servers: ['Web01'], copies: 1, capture: 'shutdown', live: 'lvm', snapshotSize: { percent: 12.5 }, keepBase: true, schedule: '@daily',

@@ -15,12 +15,14 @@ export class Dr implements Contender {
   readonly #hint: { readonly digests: string; readonly changed: string } | undefined;
   readonly #ground: Ground;
   #mover: { readonly process: Started; readonly lines: Interface } | undefined;
+  readonly #streams: number | undefined;
   #copied = false;
 
-  /** `told`: as if a bitmap said what changed since the last copy; otherwise all of the disk is read. */
-  constructor(readonly name: string, ground: Ground, told = false) {
+  /** `told`: as if a bitmap said what changed since the last copy; otherwise all of the disk is read. `streams`: that many from the beginning. */
+  constructor(readonly name: string, ground: Ground, { told = false, streams }: { readonly told?: boolean; readonly streams?: number } = {}) {
     this.#ground = ground;
-    this.copy = `${STORE}/dr${told ? '-told' : ''}.raw`;
+    this.#streams = streams;
+    this.copy = `${STORE}/dr${told ? '-told' : ''}${String(streams ?? '')}.raw`;
     this.#digests = `${this.copy}.digests`;
     if (told) this.#hint = { digests: '/var/lib/dr-engine/bench/digests', changed: '/var/lib/dr-engine/bench/changed.json' };
   }
@@ -38,7 +40,7 @@ export class Dr implements Contender {
   async run({ path, bytes }: Disk): Promise<number> {
     const hint = this.#hint === undefined ? {} : { keepDigests: this.#hint.digests, ...(this.#copied ? { hint: this.#hint } : {}) };
     const moved = await this.#order({
-      source: { path, bytes, direct: true, zeroMap: { image: path, format: 'raw' }, ...hint }, path: this.copy, digests: this.#digests,
+      source: { path, bytes, direct: true, zeroMap: { image: path, format: 'raw' }, ...hint }, path: this.copy, digests: this.#digests, ...(this.#streams === undefined ? {} : { streams: this.#streams }),
       start: this.#copied ? { recycle: this.#digests, provenSince: new Date().toISOString() } : 'fresh',
     });
     this.#copied = true;
