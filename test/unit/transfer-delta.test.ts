@@ -83,14 +83,12 @@ describe('what has changed within a block', () => {
 describe('answers that wait for one that is being prepared', () => {
   it('come in order, and take little memory and time for millions of zeros', async () => {
     const said: string[] = [];
-    const wire = {
-      send: (frame: Buffer): Promise<void> => {
-        const type = frame.readUInt8(0);
-        said.push(type === TYPE.zero || type === TYPE.same ? `${type === TYPE.zero ? 'zero' : 'same'} ${String(frame.readBigUInt64LE(8))}+${String(frame.readBigUInt64LE(16))}` : type === TYPE.end ? 'end' : 'block');
-        return Promise.resolve();
-      },
+    const send = (frame: Buffer): Promise<void> => {
+      const type = frame.readUInt8(0);
+      said.push(type === TYPE.zero || type === TYPE.same ? `${type === TYPE.zero ? 'zero' : 'same'} ${String(frame.readBigUInt64LE(8))}+${String(frame.readBigUInt64LE(16))}` : type === TYPE.end ? 'end' : 'block');
+      return Promise.resolve();
     };
-    const answers = new Answers(wire as unknown as WireWriter, (error) => { throw error; });
+    const answers = new Answers({ send, block: send } as unknown as WireWriter, (error) => { throw error; });
     let ready: (block: Outgoing) => void = () => undefined;
     const block = (): Outgoing => ({ prefix: blockPrefix('data', 0, Buffer.alloc(32), 1), bytes: Buffer.alloc(1), out: () => undefined });
     await answers.run('same', 0);
