@@ -4,6 +4,7 @@ import type { Capture } from '../agent/protocol.js';
 import { expectedBytes } from '../cache/place.js';
 import type { TargetConfig } from '../model/config.js';
 import { DrError } from '../model/errors.js';
+import { DIGEST_BYTES, geometry } from '../transfer/geometry.js';
 import { commonDigests, type Recycled } from './common-digests.js';
 import { routeTo, storeOf } from './context.js';
 import type { DiskSource } from './deliver.js';
@@ -31,8 +32,8 @@ interface CacheFile {
 }
 
 /**
- * Makes a file for every disk on the cache drive that the plan gave it, and finds out which blocks need not be written there. Undefined when a drive failed: a lost
- * cache costs the run its cache, not its servers. Throws on cancellation.
+ * Makes a file for every disk on the cache drive that the plan gave it, with the digests of the blocks that need not be written there. Undefined when a drive failed:
+ * a lost cache costs the run its cache, not its servers. Throws on cancellation.
  */
 export async function roomInCache(server: ServerRun, cache: NonNullable<PlannedServer['cache']>, targets: readonly TargetConfig[]): Promise<CacheRoom | undefined> {
   const { plan: { at } } = server;
@@ -55,27 +56,35 @@ export async function roomInCache(server: ServerRun, cache: NonNullable<PlannedS
   }
 }
 
+/** Tries first with what is known of the targets; for as long as that is not known to the disk's end, the file is made for the whole disk. */
 async function makeFile(server: ServerRun, run: string, disk: LocatedServer['disks'][number], place: CachePlace, targets: readonly TargetConfig[]): Promise<CacheFile> {
   const { plan: { at }, context: { config, anvil }, hosts, signal } = server;
   const keeper = hosts.agent(place.node);
   await keeper.call('cache.open', { device: place.device, signature: config.cacheSignature, uri: anvil.libvirt }, { signal });
+  const allocate = (expected: { readonly expectedBytes?: number }): Promise<{ path: string }> =>
+    keeper.call('cache.allocate', { device: place.device, run, name: `${at.server}_${disk.disk}`, bytes: disk.bytes, ...expected }, { signal });
+
   const digests = commonDigests(recycledBy(server, disk, targets), signal);
   const next = async (): Promise<Buffer | undefined> => {
     const piece = await digests.next().catch(() => undefined); // a target that does not answer now is told when it is its turn
     return piece?.done === false ? piece.value : undefined;
   };
   const first = await next();
-  const { path } = await keeper.call('cache.allocate', {
-    device: place.device, run, name: `${at.server}_${disk.disk}`, bytes: disk.bytes, ...(first === undefined ? {} : { expectedBytes: expectedBytes({ bytes: disk.bytes, partial: true }) }),
-  }, { signal });
-  const file = { keeper, device: place.device, path };
+  if (first === undefined) return { keeper, device: place.device, ...await allocate({}) };
+
+  const { path } = await allocate({ expectedBytes: expectedBytes({ bytes: disk.bytes, partial: true }) });
+  let [told, without] = [0, ''];
   try {
-    let without: string | undefined;
-    for (let piece = first; piece !== undefined; piece = await next()) ({ without } = await keeper.call('cache.without', { path, digests: piece.toString('base64') }, { signal }));
-    return { ...file, ...(without === undefined ? {} : { without }) };
+    for (let piece: Buffer | undefined = first; piece !== undefined; piece = await next()) {
+      ({ without } = await keeper.call('cache.without', { path, digests: piece.toString('base64') }, { signal }));
+      told += piece.length;
+    }
   } catch {
-    return file; // what can't be noted is not left out
+    // What can't be noted is not left out.
   }
+  if (told === geometry(disk.bytes).blocks * DIGEST_BYTES) return { keeper, device: place.device, path, without };
+  await keeper.call('cache.remove', { path }, { signal });
+  return { keeper, device: place.device, ...await allocate({}) };
 }
 
 /** The images that the targets are going to write over; none unless each of them has one of which enough is known. */

@@ -2,6 +2,9 @@ import type { Agent } from '../agent/connect.js';
 import type { Params } from '../agent/protocol.js';
 import { DIGEST_BYTES } from '../transfer/geometry.js';
 
+/** How long a target may look for the digests of one piece, in milliseconds. */
+const ANSWER_MS = 60_000;
+
 /** Images of one disk, each on its target, that a run is going to recycle. */
 export type Recycled = readonly { readonly agent: Agent; readonly image: Omit<Params<'store.digests'>, 'first'> }[];
 
@@ -11,7 +14,8 @@ export type Recycled = readonly { readonly agent: Agent; readonly image: Omit<Pa
  */
 export async function* commonDigests(images: Recycled, signal: AbortSignal): AsyncGenerator<Buffer> {
   for (let first = 0; images.length > 0;) {
-    const told = await Promise.all(images.map(async ({ agent, image }) => Buffer.from((await agent.call('store.digests', { ...image, first }, { signal })).digests, 'base64')));
+    const inTime = { signal: AbortSignal.any([signal, AbortSignal.timeout(ANSWER_MS)]) }; // no run waits long for what only makes it quicker
+    const told = await Promise.all(images.map(async ({ agent, image }) => Buffer.from((await agent.call('store.digests', { ...image, first }, inTime)).digests, 'base64')));
     const common = inCommon(told);
     if (common.length === 0) return;
     yield common;

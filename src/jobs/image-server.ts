@@ -28,6 +28,7 @@ export class ServerRun {
   #cached: Readonly<Record<string, DiskSource>> | undefined;
   readonly #delivered: { readonly delivery: Delivery; readonly capture: Capture; readonly delivered: Delivered }[] = [];
   #failedTargets: { readonly target: string; readonly error: DrError }[] = [];
+  #gaveWay = false;
   #wentDown: number | undefined;
   #downMs = 0;
   #frozenMs = 0;
@@ -121,6 +122,7 @@ export class ServerRun {
     const { at } = this.plan;
     const { job, anvil, config } = this.context;
     this.#touched = true;
+    this.leash.hold(); // also when it was let go of before
     if (at.mode !== 'shutdown') return;
     this.emit({ kind: 'phase', server: at.server, node: at.node, phase: 'shutting-down' });
     this.#owesStart = true;
@@ -134,12 +136,21 @@ export class ServerRun {
     this.emit({ kind: 'phase', server: at.server, node: at.node, phase: 'down' });
   }
 
-  /** Opens the capture, moves its bytes to the cache or, without one, to the targets, closes it and brings the server back. */
-  async image(): Promise<void> {
-    await this.#take(this.#targets, this.#room);
+  /** Whether there is room on cache drives for it, so that it need not be down for longer than reading its disks takes. */
+  get hasRoom(): boolean {
+    return this.#room !== undefined;
   }
 
-  async #take(targets: readonly TargetConfig[], room: CacheRoom | undefined): Promise<void> {
+  /**
+   * Opens the capture, moves its bytes to the cache or, without one, to the targets, closes it and brings the server back. If the cache fails while others wait, shut down, it
+   * only does the last, and has no room any more: its turn is after theirs, when it is shut down again.
+   */
+  async image(othersWait: boolean): Promise<void> {
+    this.#gaveWay = false;
+    await this.#take(this.#targets, this.#room, othersWait);
+  }
+
+  async #take(targets: readonly TargetConfig[], room: CacheRoom | undefined, othersWait: boolean): Promise<void> {
     const { at } = this.plan;
     const { anvil, job } = this.context;
     step('batch-before-capture');
@@ -163,7 +174,11 @@ export class ServerRun {
     const signal = watch === undefined ? this.signal : AbortSignal.any([this.signal, watch.signal]);
     try {
       this.#cached = room === undefined ? undefined : await cacheCapture(this, this.#capture, room, signal);
-      if (this.#cached === undefined) await this.#sendAll(this.#capture, this.#direct(this.#capture), targets, signal);
+      this.#gaveWay = this.#cached === undefined && room !== undefined && othersWait && at.mode === 'shutdown';
+      if (this.#gaveWay) {
+        this.#room = undefined;
+        this.note(`${at.server} was started again and waits for its turn, so that no other server is kept down by it`);
+      } else if (this.#cached === undefined) await this.#sendAll(this.#capture, this.#direct(this.#capture), targets, signal);
     } catch (error) {
       if (watch?.signal.aborted === true) throw watch.signal.reason;
       if (DrError.from(error).code === 'source-failed') await this.#closeCapture(); // which knows why better, if it was given up
@@ -171,14 +186,14 @@ export class ServerRun {
     } finally {
       watch?.stop();
     }
-    await watch?.lastLook();
+    if (!this.#gaveWay) await watch?.lastLook();
     await this.#closeCapture();
     await this.bringBack().catch(() => undefined); // what was captured is good all the same; it is tried again, and told, at the end
   }
 
   /** Sends what is on the cache drive, if it is there, and completes the set on every target it reached. */
   async deliver(): Promise<void> {
-    if (this.#capture === undefined) return;
+    if (this.#capture === undefined || this.#gaveWay) return;
     if (this.#cached !== undefined) {
       const missed = await this.#sendAll(this.#capture, this.#cached, this.#targets, this.signal, () => this.#completeArrived());
       const [first] = missed;
@@ -205,9 +220,8 @@ export class ServerRun {
     this.note(`${this.plan.at.server} is captured again, straight to ${targets.map(({ name }) => name).join(', ')}, since what was on the cache drive is of no use any more: ${why}`);
     await this.cleanUp();
     this.#cached = undefined;
-    this.leash.hold();
     await this.shutDown();
-    await this.#take(targets, undefined);
+    await this.#take(targets, undefined, false);
   }
 
   /** Lets go of the capture and starts the server again if we shut it down. Safe at any time. */

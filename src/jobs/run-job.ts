@@ -48,16 +48,24 @@ export async function runJob(config: Config, name: string, options: RunOptions):
   return await reportRun(context, plan, done, startedAt, options.signal);
 }
 
-/** All servers of a batch go down together; each is back as soon as its images are safe; then they are delivered. */
+/**
+ * All servers of a batch for which there is room on cache drives go down together; each is back as soon as its images are safe; then they are delivered. A server without room
+ * would keep others waiting, shut down: those come after them, one by one, and so does one for which the drive turned out to be too small or broken.
+ */
 async function imageBatch(servers: readonly ServerRun[]): Promise<void> {
   try {
     for (const server of servers) await server.attempt(() => server.prepare());
-    await Promise.all(servers.map((server) => server.attempt(() => server.shutDown())));
-    for (const server of servers) await server.attempt(() => server.image());
-    for (const server of servers) await server.attempt(() => server.deliver());
+    await imageTogether(servers.filter(({ hasRoom }) => hasRoom));
+    for (const server of servers.filter(({ hasRoom }) => !hasRoom)) await imageTogether([server]);
   } finally {
     for (const server of servers) await server.end();
   }
+}
+
+async function imageTogether(servers: readonly ServerRun[]): Promise<void> {
+  await Promise.all(servers.map((server) => server.attempt(() => server.shutDown())));
+  for (const [index, server] of servers.entries()) await server.attempt(() => server.image(index < servers.length - 1));
+  for (const server of servers) await server.attempt(() => server.deliver());
 }
 
 function alreadyRunning(name: string) {

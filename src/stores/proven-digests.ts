@@ -56,21 +56,23 @@ const TOLD_AT_ONCE = 16_384;
 
 /**
  * The digests of an image that a run is going to recycle, from the block `first` on, some at a time: what the image is known to hold without being read. Empty behind the last
- * block, and for an image of another size or one of which that is not known. Only looks.
+ * block, and at the beginning of an image of another size or of which that is not known. Only looks; a target that turns out not to hold this costs a second capture, nothing else.
  */
 export async function digestsToRecycle({ store, catalog }: OpenStore, wanted: Captured & { readonly bytes: number; readonly first: number }, age: ProofAge): Promise<Buffer> {
   const none = Buffer.alloc(0);
-  const image = (await store.list()).find(({ identity }) => identity?.set === wanted.set && identity.disk === wanted.disk);
-  if (image?.bytes !== wanted.bytes) return none;
-  const proven = await provenDigests(catalog, wanted, image, age);
-  if (proven === undefined) return none;
+  if (wanted.first === 0 && !await isKnown()) return none; // looked at once: reading all of the digests for each piece of them would take long
   const left = Math.ceil(wanted.bytes / BLOCK_BYTES) - wanted.first;
   const digests = Buffer.alloc(Math.max(0, Math.min(left, TOLD_AT_ONCE)) * DIGEST_BYTES);
-  const file = await open(proven.recycle, 'r');
+  const file = await open(catalog.digestsPath(wanted.set, wanted.disk), 'r');
   try {
     const { bytesRead } = await file.read(digests, 0, digests.length, wanted.first * DIGEST_BYTES);
     return bytesRead === digests.length ? digests : none;
   } finally {
     await file.close();
+  }
+
+  async function isKnown(): Promise<boolean> {
+    const image = (await store.list()).find(({ identity }) => identity?.set === wanted.set && identity.disk === wanted.disk);
+    return image?.bytes === wanted.bytes && await provenDigests(catalog, wanted, image, age) !== undefined;
   }
 }

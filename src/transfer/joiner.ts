@@ -1,5 +1,5 @@
 import { once } from 'node:events';
-import { readSync } from 'node:fs';
+import { readSync, writeSync } from 'node:fs';
 import { connect } from 'node:net';
 import { DrError } from '../model/errors.js';
 import { hasCode } from '../system/durable.js';
@@ -16,7 +16,7 @@ export interface Joining {
   readonly stream: number;
 }
 
-/** What it answers when the receiver has it. */
+/** What it answers when it has reached the receiver's socket. */
 export const JOINED = 'joined\n';
 
 const LINE_MAX = 1024;
@@ -37,9 +37,11 @@ export async function runJoiner(): Promise<number> {
   const cat = start('cat', [], { stdio: ['inherit', socket, 'inherit'] });
   const ended = once(cat, 'exit');
   await once(cat, 'spawn');
-  socket.destroy(); // ours; cat has its own
-  process.stdout.write(JOINED);
+  // Behind a cut link nobody ends our input; the receiver, who says nothing else on this socket, goes away.
+  socket.resume().once('close', () => { cat.kill('SIGKILL'); });
+  writeSync(1, JOINED); // a stream would make what cat may share with it non-blocking
   const [code] = await ended as [number | null];
+  socket.destroy();
   return code ?? 1;
 }
 

@@ -46,7 +46,7 @@ export interface ReceiveOptions {
  */
 export async function receive(input: Readable, output: Writable, options: ReceiveOptions): Promise<Received> {
   const reader = new WireReader(input, options.silenceMs);
-  const wire = new WireWriter(output, () => undefined); // a sender that is gone ends the input too
+  const wire = new WireWriter(output); // a sender that is gone ends the input too
   let streams: SideStreams | undefined;
   const abort = (): void => {
     const reason = DrError.from(options.signal?.reason);
@@ -212,10 +212,11 @@ class Receiving {
   async #data(type: BlockFrame, writer: ImageWriter, digests: DigestFile, length: number, stream: number): Promise<void> {
     const { index, digest, map } = parseBlockPrefix(await this.#reader.payload(prefixBytes(type)));
     this.#accounting.data(type, index, length, map);
-    const reader = stream === 0 ? this.#reader : await this.#sides.reader(stream);
     const slot = await this.#options.pool.acquire();
     try {
-      if (!await reader.fill(slot.bytes.subarray(0, length))) throw new Refusal('truncated', 'before a block\'s bytes');
+      const bytes = slot.bytes.subarray(0, length);
+      if (stream !== 0) await this.#sides.fill(stream, bytes);
+      else if (!await this.#reader.fill(bytes)) throw new Refusal('truncated', 'before a block\'s bytes');
     } catch (error) {
       this.#options.pool.release(slot);
       throw error;

@@ -65,17 +65,17 @@ export async function send(order: SendOrder, sending: Sending = {}): Promise<Sen
   const blockBytes = sending.blockBytes ?? BLOCK_BYTES;
   const pool = sending.pool ?? new BlockPool({ blockBytes });
   try {
-    const connecting = (async () => (sending.connect ?? connectReceiver)(order.to, pool.memory))(); // takes a while, as opening a source may
-    connecting.catch(() => undefined); // told when the source is open
+    const linking = Link.open(order, sending, pool); // takes a while, as opening a source may
+    linking.catch(() => undefined); // told when the source is open
     const source = await SourceReader.open(order.source, pool, blockBytes, sending.signal).catch(async (error: unknown) => {
-      await connecting.then(abandon, () => undefined); // the source's failure is the one to tell
+      await linking.then((link) => { link.abandon(); }, () => undefined); // the source's failure is the one to tell
       throw error;
     });
     try {
-      const connection = await connecting;
-      if (order.source.keepDigests === undefined) return await new Transmission(order, sending, source, pool, connection).run();
+      const link = await linking;
+      if (order.source.keepDigests === undefined) return await new Transmission(order, sending, source, pool, link).run();
       await using keeper = await DigestKeeper.open(order.source.keepDigests);
-      const sent = await new Transmission(order, sending, source, pool, connection, keeper).run();
+      const sent = await new Transmission(order, sending, source, pool, link, keeper).run();
       await keeper.keep({ bytes: order.source.bytes, readSince: source.readSince });
       return sent;
     } finally {
@@ -87,10 +87,21 @@ export async function send(order: SendOrder, sending: Sending = {}): Promise<Sen
   }
 }
 
-/** Ends a connection over which nothing was said. */
-function abandon(connection: ReceiverConnection): void {
-  connection.output.destroy();
-  connection.kill();
+/** The way to the receiver, which hears from us from the first moment on: a source may take minutes to open. */
+class Link {
+  private constructor(readonly connection: ReceiverConnection, readonly wire: WireWriter) {}
+
+  static async open(order: SendOrder, sending: Sending, pool: BlockPool): Promise<Link> {
+    const connection = await (sending.connect ?? connectReceiver)(order.to, pool.memory);
+    const wire = new WireWriter(connection.output, order.limit === undefined ? undefined : new Throttle(order.limit));
+    wire.preamble().catch(() => undefined); // whoever takes the link over is told
+    return new Link(connection, wire);
+  }
+
+  abandon(): void {
+    this.wire.close();
+    this.connection.kill();
+  }
 }
 
 class Transmission {
@@ -112,7 +123,7 @@ class Transmission {
   #failure: DrError | undefined;
   #result: Received | undefined;
 
-  constructor(order: SendOrder, sending: Sending, source: SourceReader, pool: BlockPool, connection: ReceiverConnection, keeper?: DigestKeeper) {
+  constructor(order: SendOrder, sending: Sending, source: SourceReader, pool: BlockPool, { connection, wire }: Link, keeper?: DigestKeeper) {
     this.#order = order;
     this.#sending = sending;
     this.#source = source;
@@ -120,13 +131,13 @@ class Transmission {
     this.#keeper = keeper;
     this.#connection = connection;
     this.#reader = new WireReader(this.#connection.input, sending.silenceMs, sending.silenceMs ?? START_MS);
-    this.#wire = new WireWriter(this.#connection.output, () => { void this.#broken(); },
-      order.limit === undefined ? undefined : new Throttle(order.limit));
+    this.#wire = wire;
+    wire.whenBroken(() => { void this.#broken(); });
     this.#comparison = new Comparison(source.disk.blocks);
     this.#questions = new Questions(source.disk, this.#wire);
-    const wanted = order.limit !== undefined ? 1 : order.streams ?? (order.to.host === 'local' ? 1 : undefined); // a limit is smooth only over one, and without ssh there is no cipher
+    const wanted = order.limit !== undefined ? 1 : order.streams ?? (order.to.host === 'local' ? 1 : undefined); // a limit is smooth only over one, and without ssh there is no cipher that could be the limit
     this.#sideStreams = mostSideStreams(wanted);
-    this.#sideLinks = new SideLinks(order.to, order, pool.memory, this.#wire, this.#sideStreams);
+    this.#sideLinks = new SideLinks(order.to, { ticket: order.ticket, secret: order.secret }, pool.memory, this.#wire, this.#sideStreams);
     this.#zeroDigest = zeroDigests(source.disk);
   }
 
@@ -145,7 +156,7 @@ class Transmission {
       if (this.#result?.digest !== digest) {
         throw new DrError('digest-mismatch', `the receiver on ${this.#order.to.host} found ${String(this.#result?.digest)}, ${digest} was sent`, 'Run the job again; if it happens twice, test the memory of both hosts.');
       }
-      return { digest, bytesRead: this.#source.bytesRead, bytesSent: this.#wire.sent, ...(this.#source.note === undefined ? {} : { note: this.#source.note }) };
+      return { digest, bytesRead: this.#source.bytesRead, bytesSent: this.#wire.sent, ...this.#note() };
     } catch (error) {
       if (!(error instanceof DrError)) await this.#broken(); // writing failed
       const failure = this.#failure ?? DrError.from(error);
@@ -161,12 +172,16 @@ class Transmission {
     }
   }
 
+  #note(): Pick<Sent, 'note'> {
+    const notes = [this.#source.note, this.#order.streams === undefined ? undefined : this.#sideLinks.lacking].filter((note) => note !== undefined);
+    return notes.length === 0 ? {} : { note: notes.join('; ') };
+  }
+
   /** Greets, answers every block, and ends; the digest of everything. */
   async #talk(): Promise<Buffer> {
     const { source } = this.#order;
     const { disk } = this.#source;
     const wire = this.#wire;
-    await wire.preamble();
     await wire.send(jsonFrame('hello', { ticket: this.#order.ticket, secret: this.#order.secret, bytes: source.bytes, blockBytes: disk.blockBytes, sideStreams: this.#sideStreams }));
     const hash = new ImageHash();
     const answers = new Answers(wire, () => { void this.#broken(); });

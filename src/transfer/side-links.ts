@@ -63,6 +63,7 @@ export class SideLinks {
   #opening: Promise<unknown> = Promise.resolve();
   #opened = 0;
   #closed = false;
+  #failed: string | undefined;
   #timer: NodeJS.Timeout | undefined;
 
   constructor(to: Destination, joining: Omit<Joining, 'stream'>, memory: SharedArrayBuffer, wire: WireWriter, most: number) {
@@ -71,6 +72,11 @@ export class SideLinks {
     this.#memory = memory;
     this.#wire = wire;
     this.#most = most;
+  }
+
+  /** Why there are fewer than wanted, for people. */
+  get lacking(): string | undefined {
+    return this.#failed === undefined ? undefined : `not all of ${String(this.#most + 1)} ssh connections to ${this.#to.host} could be used: ${this.#failed}`;
   }
 
   /** To be called when the receiver is ready: joined before, a stream would find nobody. */
@@ -107,7 +113,9 @@ export class SideLinks {
   #open(): void {
     const stream = ++this.#opened;
     this.#opening = Promise.all([this.#opening, this.#join(stream).catch((error: unknown) => {
-      if (!this.#closed) log.warn('a further stream could not be opened; the transfer goes on without it', { to: this.#to.host, error: error instanceof Error ? error.message : String(error) });
+      if (this.#closed) return;
+      this.#failed = error instanceof Error ? error.message : String(error);
+      log.warn('a further stream could not be opened; the transfer goes on without it', { to: this.#to.host, error: this.#failed });
     })]);
   }
 

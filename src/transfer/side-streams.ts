@@ -1,6 +1,7 @@
 import { rm } from 'node:fs/promises';
 import { createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
+import { DrError } from '../model/errors.js';
 import { log } from '../system/log.js';
 import { Refusal } from './refusals.js';
 import { WireReader } from './wire.js';
@@ -51,14 +52,24 @@ export class SideStreams implements AsyncDisposable {
     return streams;
   }
 
-  /** The stream with this number. Throws `stream` if nobody joins it. */
-  async reader(number: number): Promise<WireReader> {
+  /** Fills `target` with what comes next on the stream with this number. Throws `stream` if nobody may join it, and `connection-lost` if nobody does, or it ends. */
+  async fill(number: number, target: Uint8Array): Promise<void> {
+    if (number > this.#most) throw new Refusal('stream', String(number));
+    const reader = await this.#reader(number);
+    const whole = await reader.fill(target).catch((error: unknown) => {
+      if (error instanceof Refusal && error.refusal === 'truncated') return false;
+      throw error;
+    });
+    if (!whole) throw cut(number);
+  }
+
+  async #reader(number: number): Promise<WireReader> {
     for (const deadline = Date.now() + ARRIVE_MS; ;) {
       if (this.#failure !== undefined) throw this.#failure;
       const reader = this.#readers.get(number);
       if (reader !== undefined) return reader;
       const left = deadline - Date.now();
-      if (number > this.#most || left <= 0) throw new Refusal('stream', String(number));
+      if (left <= 0) throw cut(number);
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, left);
         this.#wake = () => { clearTimeout(timer); resolve(); };
@@ -96,4 +107,9 @@ export class SideStreams implements AsyncDisposable {
       reader.close(); // whoever joined sees that nobody listens
     }
   }
+}
+
+/** One of several connections is gone: no fault of what was sent. */
+function cut(number: number): DrError {
+  return new DrError('connection-lost', `connection ${String(number + 1)} of the transfer ended early. The image being written was not completed; complete copies are untouched.`, 'Check the link between the two hosts, then run the job again.');
 }

@@ -132,7 +132,9 @@ export class WireWriter {
   readonly #main: Lane;
   readonly #sides: Lane[] = [];
   readonly #throttle: Throttle | undefined;
-  readonly #broken: (error: Error) => void;
+  readonly #broken: () => void;
+  #isBroken = false;
+  #tellBroken: (() => void) | undefined;
   readonly #pulse: NodeJS.Timeout;
   /** Writes that the stream has not answered; of some kinds of streams it never does once they are destroyed. */
   readonly #open = new Set<(error: Error) => void>();
@@ -147,14 +149,16 @@ export class WireWriter {
   #measuredFrom = 0;
   #bytesPerSecond = Number.MAX_VALUE;
 
-  /** `broken` is told when the far end stopped reading. */
-  constructor(stream: Writable, broken: (error: Error) => void, throttle?: Throttle) {
+  constructor(stream: Writable, throttle?: Throttle) {
     this.#main = { number: 0, stream, underWay: 0 };
     this.#throttle = throttle;
-    this.#broken = broken;
-    stream.on('error', broken);
+    this.#broken = () => {
+      this.#isBroken = true;
+      this.#tellBroken?.();
+    };
+    stream.on('error', this.#broken);
     this.#pulse = setInterval(() => {
-      if (this.#pending === 0 && Date.now() - this.#lastWrite >= PING_MS - 200) this.send(pingFrame()).catch(() => undefined); // `broken` was told
+      if (this.#pending === 0 && Date.now() - this.#lastWrite >= PING_MS - 200) this.send(pingFrame()).catch(() => undefined); // that is known: see `whenBroken`
     }, PING_MS / 3);
   }
 
@@ -166,6 +170,12 @@ export class WireWriter {
   /** What the stream took lately, times without anything to write left out. More than any link until that was measured. */
   get bytesPerSecond(): number {
     return this.#bytesPerSecond;
+  }
+
+  /** Has somebody told when the far end stopped reading, at once if it has. */
+  whenBroken(tell: () => void): void {
+    this.#tellBroken = tell;
+    if (this.#isBroken) tell();
   }
 
   preamble(): Promise<void> {

@@ -142,6 +142,35 @@ describe('a job with cache drives', function () {
     await assertEmpty(other, device, '.other');
   });
 
+  it('lets a server whose copy does not come about give way to those that wait, shut down', async () => {
+    const device = await lab.addDrive('node01', { sizeMiB: 128, signature: '.failing' });
+    await configure('.failing', cold(['Ca01', 'Cb01']));
+    await Promise.all([one.beats(1), two.beats(1)]);
+    const lifecycle = await Lifecycle.watch(node);
+    await stopAt(admin.host, 'batch-before-capture');
+    const run = await admin.start('cache');
+    await reached(admin.host, 60_000);
+    await lab.breakDrive('node01', device, 'readonly');
+    await go(admin.host);
+    const { status, all, server } = await ended(run);
+    assert.equal(status, 0, all);
+    await lifecycle.end();
+    assert.match(lifecycle.flips, /^(-Ca01 -Cb01|-Cb01 -Ca01) \+Cb01 \+Ca01 -Cb01 \+Cb01$/);
+    for (const name of ['Ca01', 'Cb01']) assert.ok(server(name).images.every(({ cached }) => !cached), all);
+    assert.match(server('Cb01').notes?.join('\n') ?? '', /waits for its turn, so that no other server is kept down by it/);
+  });
+
+  it('takes none down for a place that it turns out not to have', async () => {
+    await lab.addDrive('node01', { sizeMiB: 42, signature: '.tight' });
+    await admin.configure({ jobs: { cache: cold(['Ca01', 'Cb01'], { copies: 2 }) }, more: { cache: { signature: '.tight' }, reprove_after: '1s' } });
+    assert.equal([...(await admin.dr('plan', 'cache')).stdout.matchAll(/copy what the targets lack of/g)].length, 4, 'both are expected to fit');
+    const lifecycle = await Lifecycle.watch(node);
+    const { server } = await admin.runsWell('cache'); // but nothing is known any more of copies that are a second old
+    await lifecycle.end();
+    assert.match(lifecycle.flips, /^-Cb01 \+Cb01 -Ca01 \+Ca01$/);
+    assert.deepEqual(['Cb01', 'Ca01'].map((name) => server(name).images.every(({ cached }) => cached)), [true, false]);
+  });
+
   describe('when the images that are going to be recycled are known', () => {
     let guest: Guest;
     let device: string;

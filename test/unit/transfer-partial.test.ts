@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { open, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
+import { mkdir, open, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import fc from 'fast-check';
 import type { DataSource } from '../../src/model/host.js';
 import { inCommon } from '../../src/jobs/common-digests.js';
@@ -99,8 +99,11 @@ describe('a copy of what a destination lacks', function () {
   it('is of no use without its digests', async () => {
     const { image, source } = await cached();
     await assert.rejects(ground.move({ ...source, partial: { base: source.partial?.base ?? '', ticket: '0'.repeat(32) } }, { path: image, start: 'read' }), { code: 'source-failed' });
-    await rm(source.partial?.base ?? '');
+    const base = source.partial?.base ?? '';
+    await rm(base);
     await assert.rejects(ground.move(source, { path: image, start: 'read' }), { code: 'source-failed' });
+    await mkdir(base); // opens, and can't be read
+    await assert.rejects(ground.move(source, { path: image, start: 'read' }), { code: 'source-failed', message: /block digests in .* can't be read/ });
   });
 
   it('is written whole when what may be left out can\'t be read', async () => {

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
-import { readdir, readFile } from 'node:fs/promises';
+import { once } from 'node:events';
+import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startTime } from '../../src/system/processes.js';
 import { ourselves, start } from '../../src/system/run.js';
@@ -30,8 +31,8 @@ describe('a transfer in which nothing moves', function () {
   before(async () => { ground = await TransferGround.make(); });
   after(async () => { await ground.remove(); });
 
-  it('is given up soon when a process at either end stands still, and not when a disk is slow or the link is narrow', async () => {
-    await Promise.all([stillReceiver(), stillSender(), narrowLink(), slowDisk()]);
+  it('is given up soon when a process at either end stands still, and not when a disk is slow, the link is narrow or a source takes long to open', async () => {
+    await Promise.all([stillReceiver(), stillSender(), narrowLink(), slowDisk(), slowSource()]);
   });
 
   /** A sender and a receiver, each a process of its own. `line` is the sender's last word. */
@@ -80,6 +81,25 @@ describe('a transfer in which nothing moves', function () {
   async function slowDisk(): Promise<void> {
     await using pool = new SlowPool();
     await arrives('d', 'abcdefghijkl', {}, pool);
+  }
+
+  /** qemu-img maps a large image for minutes. */
+  async function slowSource(): Promise<void> {
+    await mkdir(ground.path('slow'));
+    await writeFile(ground.path('slow/qemu-img'), `#!/bin/sh\nsleep ${String(LONG_MS / 1000)}\necho '[]'\n`, { mode: 0o755 });
+    const path = await ground.disk('e-image', '..');
+    const source = await ground.disk('e-source', 'ab');
+    const made = await makeTicket({ path, bytes: 2 * MIB, start: 'fresh', readBack: true });
+    const [node, main] = ourselves();
+    const child = start(node, [main, 'agent', '--send'], { stdio: ['pipe', 'pipe', 'ignore'], env: { PATH: `${ground.path('slow')}:${process.env['PATH'] ?? ''}` } });
+    let said = '';
+    child.stdout?.on('data', (chunk: Buffer) => { said += chunk.toString(); });
+    const ended = once(child, 'close');
+    const order: SendOrder = { source: { path: source, bytes: 2 * MIB, direct: true, zeroMap: { image: source, format: 'raw' } }, to: { host: 'local', agentCommand: [] }, ...made };
+    child.stdin?.write(`${JSON.stringify(order)}\n`);
+    await ended;
+    assert.match(said, /"kind":"result"/);
+    assert.ok((await readFile(source)).equals(await readFile(path)));
   }
 
   async function arrives(name: string, blocks: string, sending: { readonly limitBytesPerSecond?: number }, pool = new BlockPool()): Promise<void> {
