@@ -36,8 +36,8 @@ export function usableBytes({ freeBytes }: Pick<Drive, 'freeBytes'>): number {
 }
 
 /**
- * What is expected to differ from a copy that is some runs old, as a share of the disk. A guess that errs on the large side; if it is too small for once, the drive
- * becomes full and the server goes straight to its targets.
+ * What is expected to differ from a copy that is some runs old, as a share of the disk. A guess: where it is too small the drive becomes full, and that server goes straight to
+ * its targets, after those that wait.
  */
 const PARTIAL_SHARE = 0.25;
 
