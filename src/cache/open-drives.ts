@@ -175,29 +175,27 @@ export class OpenDrives {
 
   /** Adds digests of blocks that are to be left out of a file that `allocate` made; gives the path of the file they are in. Throws `not-ours`, `cache-lost`. */
   async addWithout(path: string, digests: Buffer): Promise<string> {
-    for (const opening of this.#drives.values()) {
-      const drive = await opening;
-      if (![...drive.runs.values()].some(({ files }) => files.has(path))) continue;
-      const without = withoutOf(path);
-      await within(IO_MS, `writing ${without}`, appendFile(without, digests, { mode: 0o600 })).catch((error: unknown) => { throw lost(drive.device, DrError.from(error).message); });
-      return without;
-    }
-    throw new DrError('not-ours', `${path} is no file that this agent made on a cache drive`);
+    const { drive } = await this.#made(path);
+    const without = withoutOf(path);
+    await within(IO_MS, `writing ${without}`, appendFile(without, digests, { mode: 0o600 })).catch((error: unknown) => { throw lost(drive.device, DrError.from(error).message); });
+    return without;
   }
 
   /** Removes a file that `allocate` made; one that is gone is fine. Throws `not-ours` for any other path. */
   async remove(path: string): Promise<void> {
+    const { drive, name, run } = await this.#made(path);
+    step('cache-image-before-remove');
+    await within(IO_MS, `removing ${path}`, runProgram('rm', ['--force', '--', path, withoutOf(path)], { timeoutMs: IO_MS }));
+    step('cache-image-after-remove');
+    run.files.delete(path);
+    if (run.files.size === 0) await this.#endRun(drive, name, run);
+  }
+
+  /** The drive and the run of a file that `allocate` made. */
+  async #made(path: string): Promise<{ readonly drive: Drive; readonly name: string; readonly run: Run }> {
     for (const opening of this.#drives.values()) {
       const drive = await opening;
-      for (const [name, run] of drive.runs) {
-        if (!run.files.has(path)) continue;
-        step('cache-image-before-remove');
-        await within(IO_MS, `removing ${path}`, runProgram('rm', ['--force', '--', path, withoutOf(path)], { timeoutMs: IO_MS }));
-        step('cache-image-after-remove');
-        run.files.delete(path);
-        if (run.files.size === 0) await this.#endRun(drive, name, run);
-        return;
-      }
+      for (const [name, run] of drive.runs) if (run.files.has(path)) return { drive, name, run };
     }
     throw new DrError('not-ours', `${path} is no file that this agent made on a cache drive`);
   }

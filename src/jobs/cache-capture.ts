@@ -46,8 +46,7 @@ export async function roomInCache(server: ServerRun, cache: NonNullable<PlannedS
     for (const disk of at.disks) {
       const place = cache[disk.disk];
       if (place === undefined) throw new DrError('internal', `no cache place for ${disk.disk}`);
-      const file = await makeFile(server, run, disk, place, targets);
-      files[disk.disk] = file;
+      files[disk.disk] = await makeFile(server, run, disk, place, targets);
     }
     return { files, remove };
   } catch (error) {

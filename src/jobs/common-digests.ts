@@ -1,6 +1,6 @@
 import type { Agent } from '../agent/connect.js';
 import type { Params } from '../agent/protocol.js';
-import { DIGEST_BYTES } from '../transfer/geometry.js';
+import { DIGEST_BYTES, geometry } from '../transfer/geometry.js';
 
 /** How long a target may look for the digests of one piece, in milliseconds. */
 const ANSWER_MS = 60_000;
@@ -13,7 +13,8 @@ export type Recycled = readonly { readonly agent: Agent; readonly image: Omit<Pa
  * known any further, so it gives nothing if that is so from the beginning. Memory does not grow with the disk.
  */
 export async function* commonDigests(images: Recycled, signal: AbortSignal): AsyncGenerator<Buffer> {
-  for (let first = 0; images.length > 0;) {
+  const blocks = Math.min(...images.map(({ image }) => geometry(image.bytes).blocks));
+  for (let first = 0; images.length > 0 && first < blocks;) {
     const inTime = { signal: AbortSignal.any([signal, AbortSignal.timeout(ANSWER_MS)]) }; // no run waits long for what only makes it quicker
     const told = await Promise.all(images.map(async ({ agent, image }) => Buffer.from((await agent.call('store.digests', { ...image, first }, inTime)).digests, 'base64')));
     const common = inCommon(told);

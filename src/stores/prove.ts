@@ -5,10 +5,10 @@ import { dirname, join } from 'node:path';
 import { DrError } from '../model/errors.js';
 import type { DiskProof, Manifest, SetId, SetIntent, StoredImage } from '../model/image-set.js';
 import { syncDirectory, writeDurable } from '../system/durable.js';
-import { BLOCK_BYTES, DIGEST_BYTES } from '../transfer/geometry.js';
+import { DIGEST_BYTES, geometry } from '../transfer/geometry.js';
 import { resultOf, ticketDigests } from '../transfer/ticket.js';
-import { digestOfDigests } from './proven-digests.js';
 import type { OpenStore } from './open.js';
+import { digestOfDigests } from './proven-digests.js';
 import { usersOf } from './users.js';
 
 /** What is asked to be proven: per disk, the ticket it was received on and the digest that its sender computed from the source. */
@@ -87,7 +87,7 @@ async function keepDigests(intent: SetIntent, disk: string, ticket: string, path
   } finally {
     await handle.close();
   }
-  const blocks = Math.ceil(bytes / BLOCK_BYTES);
+  const blocks = geometry(bytes).blocks;
   if ((await stat(temporary)).size !== blocks * DIGEST_BYTES || await digestOfDigests(temporary) !== digest) {
     throw incomplete(intent, `the block digests of ${disk} do not add up to its digest`);
   }

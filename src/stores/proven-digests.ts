@@ -2,7 +2,7 @@ import { open } from 'node:fs/promises';
 import { DrError } from '../model/errors.js';
 import type { ImageDigest, SetId, StoredImage } from '../model/image-set.js';
 import { hasCode } from '../system/durable.js';
-import { BLOCK_BYTES, DIGEST_BYTES } from '../transfer/geometry.js';
+import { DIGEST_BYTES, geometry } from '../transfer/geometry.js';
 import { imageDigestOfFile } from '../transfer/image-digest.js';
 import type { OpenStore } from './open.js';
 import type { Catalog } from './store.js';
@@ -61,7 +61,7 @@ const TOLD_AT_ONCE = 16_384;
 export async function digestsToRecycle({ store, catalog }: OpenStore, wanted: Captured & { readonly bytes: number; readonly first: number }, age: ProofAge): Promise<Buffer> {
   const none = Buffer.alloc(0);
   if (wanted.first === 0 && !await isKnown()) return none; // looked at once: reading all of the digests for each piece of them would take long
-  const left = Math.ceil(wanted.bytes / BLOCK_BYTES) - wanted.first;
+  const left = geometry(wanted.bytes).blocks - wanted.first;
   const digests = Buffer.alloc(Math.max(0, Math.min(left, TOLD_AT_ONCE)) * DIGEST_BYTES);
   const file = await open(catalog.digestsPath(wanted.set, wanted.disk), 'r');
   try {

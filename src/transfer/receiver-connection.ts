@@ -27,20 +27,24 @@ const LAST_LINES_MS = 100;
 
 /** Starts `dr agent --receive` there. What is written to it from `memory` is not copied on the way to the kernel. */
 export async function connectReceiver(to: Destination, memory: SharedArrayBuffer): Promise<ReceiverConnection> {
-  const [options, pipe] = await Promise.all([bulkOptions(to.host), makePipe()]);
-  let child: Child;
-  try {
-    child = startThere(to.host, to.agentCommand, ['agent', '--receive'], options, pipe.readFd);
-  } catch (error) {
-    closeSync(pipe.writeFd);
-    throw error;
-  } finally {
-    closeSync(pipe.readFd); // the child's alone: so its end is the end of every write
-  }
-  return overChild(child, new Outlet(pipe.writeFd, memory), to.host);
+  const { child, writeFd } = await startOverPipe(to, '--receive');
+  return overChild(child, new Outlet(writeFd, memory), to.host);
 }
 
-type Child = ReturnType<typeof startThere>;
+export type Child = ReturnType<typeof startThere>;
+
+/** Starts our agent there in a mode; `options` are ssh's, besides those for disks. Its standard input is a pipe, to be written to and closed by the caller. */
+export async function startOverPipe(to: Destination, mode: '--receive' | '--join', options: readonly string[] = []): Promise<{ readonly child: Child; readonly writeFd: number }> {
+  const [forDisks, { readFd, writeFd }] = await Promise.all([bulkOptions(to.host), makePipe()]);
+  try {
+    return { child: startThere(to.host, to.agentCommand, ['agent', mode], [...forDisks, ...options], readFd), writeFd };
+  } catch (error) {
+    closeSync(writeFd);
+    throw error;
+  } finally {
+    closeSync(readFd); // the child's alone: so its end is the end of every write
+  }
+}
 
 /** The streams of a child process that is, or leads to, a receiver. */
 function overChild(child: Child, output: Writable, host: string): ReceiverConnection {

@@ -115,7 +115,6 @@ class Transmission {
   readonly #wire: WireWriter;
   readonly #comparison: Comparison;
   readonly #questions: Questions;
-  readonly #sideStreams: number;
   readonly #sideLinks: SideLinks;
   readonly #zeroDigest: (index: number) => Buffer;
   #listening: Promise<void> = Promise.resolve();
@@ -136,8 +135,7 @@ class Transmission {
     this.#comparison = new Comparison(source.disk.blocks);
     this.#questions = new Questions(source.disk, this.#wire);
     const wanted = order.limit !== undefined ? 1 : order.streams ?? (order.to.host === 'local' ? 1 : undefined); // a limit is smooth only over one, and without ssh there is no cipher that could be the limit
-    this.#sideStreams = mostSideStreams(wanted);
-    this.#sideLinks = new SideLinks(order.to, { ticket: order.ticket, secret: order.secret }, pool.memory, this.#wire, this.#sideStreams);
+    this.#sideLinks = new SideLinks(order.to, { ticket: order.ticket, secret: order.secret }, pool.memory, this.#wire, mostSideStreams(wanted));
     this.#zeroDigest = zeroDigests(source.disk);
   }
 
@@ -182,7 +180,7 @@ class Transmission {
     const { source } = this.#order;
     const { disk } = this.#source;
     const wire = this.#wire;
-    await wire.send(jsonFrame('hello', { ticket: this.#order.ticket, secret: this.#order.secret, bytes: source.bytes, blockBytes: disk.blockBytes, sideStreams: this.#sideStreams }));
+    await wire.send(jsonFrame('hello', { ticket: this.#order.ticket, secret: this.#order.secret, bytes: source.bytes, blockBytes: disk.blockBytes, sideStreams: this.#sideLinks.most }));
     const hash = new ImageHash();
     const answers = new Answers(wire, () => { void this.#broken(); });
     const told = (blocks: number): void => {

@@ -2,12 +2,10 @@ import { closeSync, writeSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import type { Writable } from 'node:stream';
 import { log } from '../system/log.js';
-import { makePipe } from '../system/pipe.js';
-import { bulkOptions, startThere } from '../system/ssh.js';
 import { SIDE_STREAMS_MAX } from './frames.js';
 import { JOINED, type Joining } from './joiner.js';
 import { Outlet } from './outlet.js';
-import type { Destination } from './receiver-connection.js';
+import { startOverPipe, type Child, type Destination } from './receiver-connection.js';
 import type { WireWriter } from './wire.js';
 import { within } from './within.js';
 
@@ -58,7 +56,8 @@ export class SideLinks {
   readonly #joining: Omit<Joining, 'stream'>;
   readonly #memory: SharedArrayBuffer;
   readonly #wire: WireWriter;
-  readonly #most: number;
+  /** How many there may come to be. */
+  readonly most: number;
   readonly #links = new Set<SideLink>();
   #opening: Promise<unknown> = Promise.resolve();
   #opened = 0;
@@ -71,19 +70,19 @@ export class SideLinks {
     this.#joining = joining;
     this.#memory = memory;
     this.#wire = wire;
-    this.#most = most;
+    this.most = most;
   }
 
   /** Why there are fewer than wanted, for people. */
   get lacking(): string | undefined {
-    return this.#failed === undefined ? undefined : `not all of ${String(this.#most + 1)} ssh connections to ${this.#to.host} could be used: ${this.#failed}`;
+    return this.#failed === undefined ? undefined : `not all of ${String(this.most + 1)} ssh connections to ${this.#to.host} could be used: ${this.#failed}`;
   }
 
   /** To be called when the receiver is ready: joined before, a stream would find nobody. */
   begin(atOnce: boolean): void {
-    if (this.#most === 0 || this.#closed) return;
+    if (this.most === 0 || this.#closed) return;
     if (atOnce) {
-      while (this.#opened < this.#most) this.#open();
+      while (this.#opened < this.most) this.#open();
       return;
     }
     const widening = new Widening();
@@ -92,7 +91,7 @@ export class SideLinks {
       const [sentNow, busyNow, now] = [this.#wire.sent, this.#wire.busyMs, performance.now()];
       if (widening.look((sentNow - sent) / (now - at) * 1000, (busyNow - busyMs) / (now - at))) this.#open();
       [sent, busyMs, at] = [sentNow, busyNow, now];
-      if (this.#opened >= this.#most) clearInterval(this.#timer);
+      if (this.#opened >= this.most) clearInterval(this.#timer);
     }, LOOK_MS);
   }
 
@@ -129,8 +128,6 @@ export class SideLinks {
   }
 }
 
-type Child = ReturnType<typeof startThere>;
-
 /** One `dr agent --join`, and the pipe that leads to it. */
 class SideLink {
   joined = false;
@@ -145,16 +142,8 @@ class SideLink {
   }
 
   static async start(to: Destination, memory: SharedArrayBuffer): Promise<SideLink> {
-    const [options, { readFd, writeFd }] = await Promise.all([bulkOptions(to.host), makePipe()]);
-    try {
-      // A connection that is shared with others would be no further cipher.
-      return new SideLink(startThere(to.host, to.agentCommand, ['agent', '--join'], [...options, '-o', 'ControlPath=none'], readFd), writeFd, memory);
-    } catch (error) {
-      closeSync(writeFd);
-      throw error;
-    } finally {
-      closeSync(readFd);
-    }
+    const { child, writeFd } = await startOverPipe(to, '--join', ['-o', 'ControlPath=none']); // a connection that is shared with others would be no further cipher
+    return new SideLink(child, writeFd, memory);
   }
 
   kill(): void {

@@ -1,5 +1,4 @@
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startTime } from '../../src/system/processes.js';
@@ -13,6 +12,7 @@ import { MIB, TransferGround } from '../support/transfer-ground.js';
 /** Who stands still is noticed, who is slow is waited for. Real processes and real time-outs, all at the same time since that takes a while. */
 
 const SOON_MS = 20_000;
+const LOCAL = { host: 'local', agentCommand: [] };
 /** Longer than a side may be silent. */
 const LONG_MS = 14_000;
 
@@ -39,18 +39,22 @@ describe('a transfer in which nothing moves', function () {
   async function processes(name: string): Promise<{ readonly sender: number; readonly receiver: number; readonly ticket: string; readonly line: Promise<string> }> {
     const path = await ground.disk(`${name}-image`, '........');
     const made = await makeTicket({ path, bytes: 8 * MIB, start: 'fresh', readBack: true });
+    const { sender, line } = startSender({
+      source: { path: await ground.disk(`${name}-source`, 'abcdefgh'), bytes: 8 * MIB, direct: true }, to: LOCAL, ...made, limit: [{ afterMs: 0, bytesPerSecond: MIB }],
+    });
+    let receiver: number | undefined;
+    while ((receiver = (await receiverOf(ticketDirectory(made.ticket)))?.pid) === undefined) await sleep(50);
+    return { sender, receiver, ticket: made.ticket, line };
+  }
+
+  function startSender(order: SendOrder, env: Readonly<Record<string, string>> = {}): { readonly sender: number; readonly line: Promise<string> } {
     const [node, main] = ourselves();
-    const child = start(node, [main, 'agent', '--send'], { stdio: ['pipe', 'pipe', 'pipe'] });
+    const child = start(node, [main, 'agent', '--send'], { stdio: ['pipe', 'pipe', 'pipe'], env });
     let said = '';
     child.stdout?.on('data', (chunk: Buffer) => { said += chunk.toString(); });
     const line = new Promise<string>((resolve) => { child.once('close', () => { resolve(said.trim().split('\n').at(-1) ?? ''); }); });
-    const order: SendOrder = {
-      source: { path: await ground.disk(`${name}-source`, 'abcdefgh'), bytes: 8 * MIB, direct: true }, to: { host: 'local', agentCommand: [] }, ...made, limit: [{ afterMs: 0, bytesPerSecond: MIB }],
-    };
     child.stdin?.write(`${JSON.stringify(order)}\n`);
-    let receiver: number | undefined;
-    while ((receiver = (await receiverOf(ticketDirectory(made.ticket)))?.pid) === undefined) await sleep(50);
-    return { sender: child.pid ?? 0, receiver, ticket: made.ticket, line };
+    return { sender: child.pid ?? 0, line };
   }
 
   async function stillReceiver(): Promise<void> {
@@ -90,15 +94,9 @@ describe('a transfer in which nothing moves', function () {
     const path = await ground.disk('e-image', '..');
     const source = await ground.disk('e-source', 'ab');
     const made = await makeTicket({ path, bytes: 2 * MIB, start: 'fresh', readBack: true });
-    const [node, main] = ourselves();
-    const child = start(node, [main, 'agent', '--send'], { stdio: ['pipe', 'pipe', 'ignore'], env: { PATH: `${ground.path('slow')}:${process.env['PATH'] ?? ''}` } });
-    let said = '';
-    child.stdout?.on('data', (chunk: Buffer) => { said += chunk.toString(); });
-    const ended = once(child, 'close');
-    const order: SendOrder = { source: { path: source, bytes: 2 * MIB, direct: true, zeroMap: { image: source, format: 'raw' } }, to: { host: 'local', agentCommand: [] }, ...made };
-    child.stdin?.write(`${JSON.stringify(order)}\n`);
-    await ended;
-    assert.match(said, /"kind":"result"/);
+    const { line } = startSender({ source: { path: source, bytes: 2 * MIB, direct: true, zeroMap: { image: source, format: 'raw' } }, to: LOCAL, ...made },
+      { PATH: `${ground.path('slow')}:${process.env['PATH'] ?? ''}` });
+    assert.match(await line, /"kind":"result"/);
     assert.ok((await readFile(source)).equals(await readFile(path)));
   }
 
