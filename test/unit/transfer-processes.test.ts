@@ -226,7 +226,9 @@ describe('the processes that move data', function () {
   it('end when the destination\'s agent gives the ticket up', async () => {
     const source = await ground.disk('source', 'abcdefgh');
     const path = await ground.disk('image', '........');
-    const { ticket, sending } = await begin({ source: { path: source, bytes: 8 * MIB }, offer: { path, start: 'fresh' }, limit: MIB });
+    let sent = 0;
+    const { ticket, sending } = await begin({ source: { path: source, bytes: 8 * MIB }, offer: { path, start: 'fresh' }, limit: 2 * MIB, onProgress: (each) => { sent = each.sent; } });
+    await until('a block', () => Promise.resolve(sent >= MIB)); // before that a revoked ticket is refused, which is another end
     const receiver = await receiverPid(ticket);
     for (let time = 0; time < 2; time++) await hands['transfer.abort']({ ticket }, { signal: new AbortController().signal, progress: () => undefined });
     assert.equal(await startTime(receiver), undefined);
