@@ -6,18 +6,26 @@ import { stateDirectory } from './state.js';
 
 /**
  * A pipe whose ends are plain descriptors, which threads can use and child processes inherit: what node makes for a child's standard input only its event
- * loop can write to. Writing blocks. The caller closes both.
+ * loop can write to. Reading and writing block. The caller closes both.
  */
 export async function makePipe(): Promise<{ readonly readFd: number; readonly writeFd: number }> {
   await makeDirectory(stateDirectory('pipes'));
   const path = stateDirectory('pipes', `${String(process.pid)}-${randomBytes(6).toString('hex')}`);
   await runLean('mkfifo', ['--mode=600', '--', path]);
-  let readFd: number | undefined;
+  const opened: number[] = [];
   try {
-    readFd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK); // without waiting for a writer
-    return { readFd, writeFd: openSync(path, constants.O_WRONLY) };
+    const open = (flags: number): number => {
+      const fd = openSync(path, flags);
+      opened.push(fd);
+      return fd;
+    };
+    const first = open(constants.O_RDONLY | constants.O_NONBLOCK); // without waiting for a writer
+    const writeFd = open(constants.O_WRONLY);
+    const readFd = open(constants.O_RDONLY); // one that waits, as whoever inherits it expects
+    closeSync(first);
+    return { readFd, writeFd };
   } catch (error) {
-    if (readFd !== undefined) closeSync(readFd);
+    for (const fd of opened) closeSync(fd);
     throw error;
   } finally {
     unlinkSync(path);

@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import type { Readable, Writable } from 'node:stream';
+import type { Writable } from 'node:stream';
 import { DrError } from '../model/errors.js';
 import { log } from '../system/log.js';
 import { zeroExtents } from '../system/qemu.js';
@@ -17,6 +17,7 @@ import { Refusal } from './refusals.js';
 import { SideStreams } from './side-streams.js';
 import { keepResult, type Offer } from './ticket.js';
 import { WireReader, WireWriter } from './wire.js';
+import type { WireSource } from './wire-source.js';
 
 /** Digests of zeros that are noted in one go. */
 const ZEROS_AT_ONCE = 1024;
@@ -44,7 +45,7 @@ export interface ReceiveOptions {
  * The destination's side of one transfer. Resolves when every block is written, zeroed or the same, proven, durable, and the
  * result is kept with the ticket; whatever else happens, it throws, the sender is told why, and nothing is called complete.
  */
-export async function receive(input: Readable, output: Writable, options: ReceiveOptions): Promise<Received> {
+export async function receive(input: WireSource, output: Writable, options: ReceiveOptions): Promise<Received> {
   const reader = new WireReader(input, options.silenceMs);
   const wire = new WireWriter(output); // a sender that is gone ends the input too
   let streams: SideStreams | undefined;

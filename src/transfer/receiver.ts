@@ -4,6 +4,7 @@ import { log } from '../system/log.js';
 import { BlockPool } from './block-pool.js';
 import type { Hello } from './frames.js';
 import { BLOCK_BYTES } from './geometry.js';
+import { Inlet } from './inlet.js';
 import { receive, type Admission } from './receive.js';
 import { Refusal } from './refusals.js';
 import { imageLockPath, isAlive, markReceiver, processMark, redeem, type Offer } from './ticket.js';
@@ -11,6 +12,10 @@ import { within } from './within.js';
 
 /** How long another writer of the same image may take to end, in seconds: ours may have just died on the far side of a cut link. */
 const LOCK_SECONDS = 15;
+/** Blocks in memory: on their way to the disk, or kept because their sender has asked about them. */
+const SLOTS = 20;
+/** How long our last words may take, and then the sender to end what we read, in milliseconds. */
+const LAST_MS = 2_000;
 /** How often it is seen whether the agent that made the offer is still there. */
 const OWNER_MS = 3_000;
 
@@ -21,16 +26,19 @@ const OWNER_MS = 3_000;
 export async function runReceiver(): Promise<number> {
   process.umask(0o077);
   const aborted = new AbortController();
-  const pool = new BlockPool();
+  const pool = new BlockPool({ slots: SLOTS });
+  const inlet = new Inlet(0, pool.memory); // node's stream of standard input is never opened
   const flushed = new Promise<void>((resolve) => { process.stdout.once('close', resolve).once('finish', resolve); });
   let status = 0;
   try {
-    await receive(process.stdin, process.stdout, { pool, blockBytes: BLOCK_BYTES, signal: aborted.signal, admit: (hello) => admit(hello, aborted) });
+    await receive(inlet, process.stdout, { pool, blockBytes: BLOCK_BYTES, signal: aborted.signal, admit: (hello) => admit(hello, aborted) });
   } catch (error) {
     log.error('receiving failed', { error: DrError.from(error).message });
     status = 1;
   }
-  await within(2_000, flushed, undefined);
+  await within(LAST_MS, flushed, undefined);
+  // Leaving in the ordinary way waits for all threads, and behind a cut link nobody ends what one of them reads.
+  if (!await inlet.settled(LAST_MS)) process.kill(process.pid, 'SIGKILL');
   await pool[Symbol.asyncDispose]();
   return status;
 }

@@ -14,6 +14,7 @@ import { mostSideStreams, SideLinks } from './side-links.js';
 import { SourceReader, type Held } from './source-reader.js';
 import { Throttle, type LimitStep } from './throttle.js';
 import { WireReader, WireWriter } from './wire.js';
+import { StreamSource } from './wire-source.js';
 import { within } from './within.js';
 
 /** What is sent where; the parameters of `transfer.send`. */
@@ -129,7 +130,7 @@ class Transmission {
     this.#pool = pool;
     this.#keeper = keeper;
     this.#connection = connection;
-    this.#reader = new WireReader(this.#connection.input, sending.silenceMs, sending.silenceMs ?? START_MS);
+    this.#reader = new WireReader(new StreamSource(this.#connection.input), sending.silenceMs, sending.silenceMs ?? START_MS);
     this.#wire = wire;
     wire.whenBroken(() => { void this.#broken(); });
     this.#comparison = new Comparison(source.disk.blocks);

@@ -5,6 +5,7 @@ import { DrError } from '../model/errors.js';
 import { log } from '../system/log.js';
 import { Refusal } from './refusals.js';
 import { WireReader } from './wire.js';
+import { StreamSource } from './wire-source.js';
 
 /**
  * Further streams of a transfer, where one ssh does not fill the link: each is an ssh of its own, at whose far end a joiner (`joiner.ts`) hands what arrives to the
@@ -97,7 +98,7 @@ export class SideStreams implements AsyncDisposable {
 
   async #joined(socket: Socket): Promise<void> {
     this.#sockets.add(socket);
-    const reader = new WireReader(socket, this.#silenceMs);
+    const reader = new WireReader(new StreamSource(socket), this.#silenceMs);
     try {
       const number = (await reader.payload(1)).readUInt8(0);
       if (number === 0 || number > this.#most || this.#readers.has(number)) throw new Refusal('stream', String(number));

@@ -1,73 +1,60 @@
-import type { Readable, Writable } from 'node:stream';
+import type { Writable } from 'node:stream';
 import { checkPreamble, HEADER_BYTES, onStream, parseHeader, PING_MS, pingFrame, preamble, PREAMBLE_BYTES, SILENCE_MS, type Header } from './frames.js';
 import { Refusal } from './refusals.js';
 import type { Throttle } from './throttle.js';
+import type { WireSource } from './wire-source.js';
 
-/** Bytes that may wait in memory before the stream is told to stop. */
-const HIGH_WATER = 1024 * 1024;
 /** How long a link is watched before its speed is known, in milliseconds. */
 const MEASURED_MS = 500;
 /** Parts of the time-out for silence. */
 const TICKS = 24;
 
-/** Reads exact pieces from a stream, with bounded memory, and gives up when nothing is heard for too long. */
+/** Reads exact pieces, and gives up when nothing is heard for too long. */
 export class WireReader {
-  readonly #stream: Readable;
+  readonly #source: WireSource;
   readonly #header = Buffer.alloc(HEADER_BYTES);
   readonly #watch: NodeJS.Timeout;
-  #chunks: Buffer[] = [];
-  #queued = 0;
-  #ended = false;
   #failure: Error | undefined;
-  #wake: (() => void) | undefined;
-  #quietTicks = 0;
+  /** Makes the read under way fail. */
+  #giveUp: ((error: Error) => void) | undefined;
 
   /** `firstMs`: how long the first byte may take, where a program has to be started at the other end. */
-  constructor(stream: Readable, silenceMs: number = SILENCE_MS, firstMs: number = silenceMs) {
-    let allowedMs = firstMs;
-    this.#stream = stream;
-    stream.on('data', (chunk: Buffer) => {
-      this.#chunks.push(chunk);
-      this.#queued += chunk.length;
-      this.#quietTicks = 0;
-      allowedMs = silenceMs;
-      if (this.#queued > HIGH_WATER) stream.pause();
-      this.#wake?.();
-    });
-    const end = (): void => { this.#ended = true; this.#wake?.(); };
-    stream.once('end', end);
-    stream.once('close', end);
-    stream.once('error', end); // a broken pipe is an early end; who reads finds out
+  constructor(source: WireSource, silenceMs: number = SILENCE_MS, firstMs: number = silenceMs) {
+    this.#source = source;
+    const nothing = source.heard;
+    let [heard, quietTicks] = [nothing, 0];
     // Only waiting counts as silence: while our own disk is slow we do not listen. Ticks, not the clock: after a standstill
     // of this process there is no telling what has arrived meanwhile.
     this.#watch = setInterval(() => {
-      this.#quietTicks = this.#wake === undefined ? 0 : this.#quietTicks + 1;
-      if (this.#quietTicks > TICKS * allowedMs / silenceMs) this.fail(new Refusal('silence', `for ${String(allowedMs / 1000)} s`));
+      quietTicks = this.#giveUp === undefined || source.heard !== heard ? 0 : quietTicks + 1;
+      heard = source.heard;
+      const allowedMs = heard === nothing ? firstMs : silenceMs;
+      if (quietTicks > TICKS * allowedMs / silenceMs) this.fail(new Refusal('silence', `for ${String(allowedMs / 1000)} s`));
     }, silenceMs / TICKS);
   }
 
   /** Makes the read under way, and every later one, fail with `error`; the first failure counts. */
   fail(error: Error): void {
     this.#failure ??= error;
-    this.#wake?.();
+    this.#giveUp?.(this.#failure);
   }
 
   close(): void {
     clearInterval(this.#watch);
-    this.#stream.destroy();
+    this.#source.close();
   }
 
-  /** Fills `target`; false if the stream ended before its first byte. Throws `truncated` if it ended in the middle. */
+  /** Fills `target`; false if the wire ended before its first byte. Throws `truncated` if it ended in the middle. */
   async fill(target: Uint8Array): Promise<boolean> {
-    let filled = 0;
-    while (filled < target.length) {
-      const chunk = await this.#take(target.length - filled);
-      if (chunk === undefined) {
-        if (filled === 0) return false;
+    for (let filled = 0; filled < target.length;) {
+      const rest = target.subarray(filled);
+      const filling = this.#source.fill(rest);
+      const got = filling === undefined ? await this.#copy(rest) : await this.#unlessFailed(filling);
+      if (got === 0 || (filling !== undefined && got < rest.length)) {
+        if (filled + got === 0) return false;
         throw new Refusal('truncated', 'in the middle of a frame');
       }
-      target.set(chunk, filled);
-      filled += chunk.length;
+      filled += got;
     }
     return true;
   }
@@ -78,7 +65,7 @@ export class WireReader {
     checkPreamble(bytes);
   }
 
-  /** The next frame's header, pings passed over; undefined at the end of the stream. */
+  /** The next frame's header, pings passed over; undefined at the end of the wire. */
   async header(blockBytes: number): Promise<Header | undefined> {
     for (;;) {
       if (!await this.fill(this.#header)) return undefined;
@@ -94,27 +81,27 @@ export class WireReader {
     return bytes;
   }
 
-  /** Throws `trailing` unless the stream ends here. */
+  /** Throws `trailing` unless the wire ends here. */
   async end(): Promise<void> {
-    if (await this.#take(1) !== undefined) throw new Refusal('trailing');
+    if (await this.#unlessFailed(this.#source.take(1)) !== undefined) throw new Refusal('trailing');
   }
 
-  async #take(most: number): Promise<Buffer | undefined> {
-    for (;;) {
-      if (this.#failure !== undefined) throw this.#failure;
-      const chunk = this.#chunks[0];
-      if (chunk !== undefined) {
-        const piece = chunk.subarray(0, most);
-        if (piece.length === chunk.length) this.#chunks.shift();
-        else this.#chunks[0] = chunk.subarray(most);
-        this.#queued -= piece.length;
-        if (this.#queued <= HIGH_WATER / 2 && this.#stream.isPaused()) this.#stream.resume();
-        return piece;
-      }
-      if (this.#ended) return undefined;
-      await new Promise<void>((resolve) => {
-        this.#wake = () => { this.#wake = undefined; resolve(); };
+  async #copy(target: Uint8Array): Promise<number> {
+    const piece = await this.#unlessFailed(this.#source.take(target.length));
+    if (piece === undefined) return 0;
+    target.set(piece);
+    return piece.length;
+  }
+
+  async #unlessFailed<T>(read: Promise<T>): Promise<T> {
+    if (this.#failure !== undefined) throw this.#failure;
+    try {
+      return await new Promise((resolve, reject) => {
+        this.#giveUp = reject;
+        read.then(resolve, reject);
       });
+    } finally {
+      this.#giveUp = undefined;
     }
   }
 }

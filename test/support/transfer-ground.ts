@@ -11,6 +11,7 @@ import { receive } from '../../src/transfer/receive.js';
 import { admit } from '../../src/transfer/receiver.js';
 import { send, type Sending, type Sent } from '../../src/transfer/send.js';
 import { makeTicket, type Start } from '../../src/transfer/ticket.js';
+import { StreamSource } from '../../src/transfer/wire-source.js';
 import { temporaryDirectory, type TestPlace } from './file-systems.js';
 
 export const MIB = 1024 * 1024;
@@ -80,7 +81,7 @@ export class TransferGround {
     sending: Sending & { readonly limitBytesPerSecond?: number } = {}): Promise<{ readonly sent: Sent; readonly received: Received; readonly ticket: string }> {
     const made = destination.ticket ?? await makeTicket({ path: destination.path, bytes: source.bytes, start: destination.start, readBack: destination.readBack ?? true });
     const [there, back] = [pipe(), pipe()];
-    const receiving = receive(there, back, {
+    const receiving = receive(new StreamSource(there), back, {
       pool: destination.pool ?? this.pool, blockBytes: sending.blockBytes ?? BLOCK_BYTES, admit: (hello) => admit(hello, new AbortController()),
       ...(destination.now === undefined ? {} : { now: () => destination.now ?? new Date() }),
     });

@@ -12,6 +12,7 @@ import { receive } from '../../src/transfer/receive.js';
 import { Refusal, REFUSALS, type RefusalName } from '../../src/transfer/refusals.js';
 import { send } from '../../src/transfer/send.js';
 import type { Offer } from '../../src/transfer/ticket.js';
+import { StreamSource } from '../../src/transfer/wire-source.js';
 import { SOAK } from '../support/skip.js';
 import { ANY_STREAM_CHANGES, CHANGE_NAMES, Dice, mutate, putTogether, takeApart, type Mutant, type Stream } from '../support/transfer-mutations.js';
 import { pipe } from '../support/transfer-ground.js';
@@ -75,7 +76,7 @@ describe('a stream that is not what it should be', function () {
   }
 
   function receiving(input: Readable, output: Transform, what: Offer, silenceMs = 5_000): Promise<unknown> {
-    return receive(input, output, {
+    return receive(new StreamSource(input), output, {
       pool, blockBytes: BLOCK, silenceMs,
       admit: (hello) => {
         if (hello.ticket !== 'ours' || hello.secret !== 'secret') return Promise.reject(new Refusal('ticket'));
