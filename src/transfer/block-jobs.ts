@@ -26,6 +26,8 @@ export interface WriteJob {
   readonly slot?: number;
   readonly packed?: number;
   readonly map?: Uint8Array;
+  /** The slot that has the block as it is, if one does; it is read otherwise, where that is needed. */
+  readonly old?: number;
   /** Bytes of a whole block of this disk, as in all jobs about parts. */
   readonly blockBytes: number;
   readonly digest: Uint8Array;
@@ -35,8 +37,8 @@ export interface WriteJob {
 /** Packs the block in the slot, in its place, if it shrinks. */
 export interface PackJob { readonly kind: 'pack'; readonly slot: number; readonly length: number }
 
-/** Reads a block and digests its parts. */
-export interface PartsJob { readonly kind: 'parts'; readonly fd: number; readonly offset: number; readonly length: number; readonly blockBytes: number }
+/** Reads a block, into the slot if there is one, and digests its parts. */
+export interface PartsJob { readonly kind: 'parts'; readonly fd: number; readonly offset: number; readonly length: number; readonly slot?: number; readonly blockBytes: number }
 
 /** Keeps of the block in the slot, from its beginning on, those parts only that don't have the digests `held`, if there are others; packs them if it may and they shrink. */
 export interface DeltaJob { readonly kind: 'delta'; readonly slot: number; readonly length: number; readonly held: Uint8Array; readonly pack: boolean; readonly blockBytes: number }
@@ -78,7 +80,7 @@ export function perform(job: BlockJob, pages: WorkerPages): BlockOutcome {
       case 'prove':
         return compare(readAndDigest(job.fd, view(pages.scratch, roundUp(job.length)), job.offset, job.length), job.digest);
       case 'parts': {
-        const block = read(job.fd, view(pages.scratch, roundUp(job.length)), job.offset, job.length);
+        const block = read(job.fd, view(job.slot ?? pages.scratch, roundUp(job.length)), job.offset, job.length);
         return block === undefined ? { kind: 'short' } : { kind: 'parts', digests: digestParts(block, job.blockBytes) };
       }
       case 'pack':
@@ -110,12 +112,12 @@ function writeWhole(job: WriteJob, pages: WorkerPages): DiskOutcome {
   return found.kind === 'not-what-was-written' && !same(digestOf(bytes), job.digest) ? { kind: 'damaged-on-arrival' } : found;
 }
 
-/** All parts are read, those on the map after they were written: so the digest proves the way here and the device. */
+/** All parts were read from the device, those on the map after they were written: so the digest proves the way here and the device. */
 function writeParts(job: WriteJob, map: Uint8Array, pages: WorkerPages): DiskOutcome {
   const bytes = new Uint8Array(pages.memory, job.slot ?? pages.zeros, job.length);
   const scratch = new Uint8Array(pages.memory, pages.scratch, roundUp(job.length));
   if (job.packed !== undefined && !unpack(bytes.subarray(0, patchBytes(map, job.length, job.blockBytes)), job.packed)) return { kind: 'damaged-on-arrival' };
-  const old = read(job.fd, scratch, job.offset, job.length);
+  const old = job.old === undefined ? read(job.fd, scratch, job.offset, job.length) : new Uint8Array(pages.memory, job.old, job.length);
   if (old === undefined) return { kind: 'short' };
   scatter(bytes, map, job.blockBytes, old);
   if (!job.readBack && !same(digestOf(bytes), job.digest)) return { kind: 'damaged-on-arrival' };

@@ -74,9 +74,9 @@ export class BlockPool implements AsyncDisposable {
     });
   }
 
-  /** A block of memory if one is free now. */
-  tryAcquire(): Slot | undefined {
-    return this.#failure === undefined ? this.#free.pop() : undefined;
+  /** A block of memory if one is free now, and so many others. */
+  tryAcquire(others = 0): Slot | undefined {
+    return this.#failure === undefined && this.#free.length > others ? this.#free.pop() : undefined;
   }
 
   release(slot: Slot): void {

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { open, type FileHandle } from 'node:fs/promises';
 import { log } from '../system/log.js';
 import type { BlockFailure } from './block-jobs.js';
-import type { BlockPool } from './block-pool.js';
+import type { BlockPool, Slot } from './block-pool.js';
 import { destinationFailure } from './failures.js';
 import { digestsFrame, HAVE_MAX, LOOKAHEAD } from './frames.js';
 import { DIGEST_BYTES, lengthOf, type Geometry } from './geometry.js';
@@ -11,6 +11,8 @@ import type { WireWriter } from './wire.js';
 
 /** What a bad sector gives when it is read; writing to it often cures it, and else says so. */
 const UNREADABLE = new Set(['EIO', 'ENODATA', 'EILSEQ', 'EREMOTEIO', 'EBADMSG']);
+/** Blocks that were asked about are kept in memory for the answer as long as so many others find room. */
+const ROOM_FOR_OTHERS = 6;
 /** Blocks read at once while the image is compared by reading it. */
 const READ_BATCH = 4;
 
@@ -27,6 +29,8 @@ export class Holdings {
   #offered = 0;
   #answered = 0;
   #recycled = 0;
+  /** Blocks that were asked about, as they are. */
+  readonly #kept = new Map<number, Slot>();
   #wake: (() => void) | undefined;
   #stopped = false;
 
@@ -60,12 +64,26 @@ export class Holdings {
   /** All blocks before `next` have been answered. */
   answered(next: number): void {
     this.#answered = next;
+    for (const index of this.#kept.keys()) if (index < next) this.#letGo(index);
     this.#wake?.();
   }
 
   stop(): void {
     this.#stopped = true;
+    for (const index of this.#kept.keys()) this.#letGo(index);
     this.#wake?.();
+  }
+
+  /** A block that was asked about, if it is in memory: as it is, and the caller's to release. */
+  take(index: number): Slot | undefined {
+    const slot = this.#kept.get(index);
+    this.#kept.delete(index);
+    return slot;
+  }
+
+  #letGo(index: number): void {
+    const slot = this.take(index);
+    if (slot !== undefined) this.#pool.release(slot);
   }
 
   /**
@@ -84,9 +102,22 @@ export class Holdings {
   /** Tells the sender the digests of the parts of one block: none if it can't be read. */
   async tellParts(index: number): Promise<void> {
     const offset = index * this.#disk.blockBytes;
-    const outcome = await this.#pool.parts({ kind: 'parts', fd: this.#image.fd, offset, length: lengthOf(this.#disk, index), blockBytes: this.#disk.blockBytes });
-    if (outcome.kind !== 'parts') this.#insistUnreadable(offset, outcome);
-    await this.#wire.send(digestsFrame('parts', index, outcome.kind === 'parts' ? outcome.digests : Buffer.alloc(0)));
+    const slot = this.#pool.tryAcquire(ROOM_FOR_OTHERS);
+    let kept = false;
+    try {
+      const outcome = await this.#pool.parts({
+        kind: 'parts', fd: this.#image.fd, offset, length: lengthOf(this.#disk, index), blockBytes: this.#disk.blockBytes, ...(slot === undefined ? {} : { slot: slot.at }),
+      });
+      if (outcome.kind !== 'parts') {
+        this.#insistUnreadable(offset, outcome);
+      } else if (slot !== undefined && index >= this.#answered && !this.#stopped) {
+        this.#kept.set(index, slot);
+        kept = true;
+      }
+      await this.#wire.send(digestsFrame('parts', index, outcome.kind === 'parts' ? outcome.digests : Buffer.alloc(0)));
+    } finally {
+      if (slot !== undefined && !kept) this.#pool.release(slot);
+    }
   }
 
   async #fromFile(path: string): Promise<void> {

@@ -23,8 +23,8 @@ const ZERO_BATCH = 4;
 /** What is in the page cache is looked up for every page of the file, 10 s for a TiB however empty it is: for larger images the store's own probe must do. */
 const MEASURABLE_BYTES = 256 * 2 ** 30;
 
-/** How a block was sent, if not as it is. */
-type Sent = Pick<WriteJob, 'packed' | 'map'>;
+/** How a block was sent, if not as it is, and what was there before if that is at hand. */
+type Sent = Pick<WriteJob, 'packed' | 'map'> & { readonly old?: Slot };
 
 /**
  * Brings an image's blocks to what was captured, and proves each by reading it back past the page cache. Work goes on in the background;
@@ -72,10 +72,13 @@ export class ImageWriter {
     await dropPages(this.#openFile).catch(() => undefined); // what stays will count against the proof
   }
 
-  /** Takes over the slot and gives it back to the pool when the block is proven. What is in it may be packed into so many bytes, and only the parts on a map. */
+  /** Takes over the slots and gives them back to the pool when the block is proven. What is in the first may be packed into so many bytes, and only the parts on a map. */
   data(index: number, digest: Buffer, slot: Slot, sent: Sent = {}): void {
     this.#beforeWrite();
-    this.#track(this.#block(index, digest, slot, sent).finally(() => { this.#pool.release(slot); }));
+    this.#track(this.#block(index, digest, slot, sent).finally(() => {
+      this.#pool.release(slot);
+      if (sent.old !== undefined) this.#pool.release(sent.old);
+    }));
   }
 
   /** These blocks must end as zeros, whatever is there now. Neighbouring runs are dealt with together. */
@@ -134,11 +137,11 @@ export class ImageWriter {
   }
 
   /** Writes one block, zeros without a slot, and proves it. */
-  async #block(index: number, digest: Buffer, slot: Slot | undefined, sent: Sent = {}): Promise<void> {
+  async #block(index: number, digest: Buffer, slot: Slot | undefined, { old, ...sent }: Sent = {}): Promise<void> {
     const length = lengthOf(this.#disk, index);
     await this.#perform({
       kind: 'write', fd: this.#image.fd, tailFd: this.#image.tailFd, offset: index * this.#disk.blockBytes, length, digest, readBack: this.#readBack,
-      blockBytes: this.#disk.blockBytes, ...(slot === undefined ? {} : { slot: slot.at }), ...sent,
+      blockBytes: this.#disk.blockBytes, ...(slot === undefined ? {} : { slot: slot.at }), ...(old === undefined ? {} : { old: old.at }), ...sent,
     });
     const ranges = sent.map === undefined ? [[0, length]] as const : markedRanges(sent.map, length, this.#disk.blockBytes, SECTOR_BYTES);
     this.#bytesWritten += ranges.reduce((sum, [start, end]) => sum + end - start, 0);

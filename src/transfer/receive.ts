@@ -183,7 +183,7 @@ class Receiving {
           break;
         }
         case 'data': case 'packed': case 'patch': case 'packed-patch':
-          await this.#data(found.type, writer, digests, found.length - prefixBytes(found.type), found.stream);
+          await this.#data(found.type, writer, digests, holdings, found.length - prefixBytes(found.type), found.stream);
           break;
         case 'end': {
           const { counts, total } = parseEnd(await this.#reader.payload(found.length));
@@ -210,7 +210,7 @@ class Receiving {
     this.#telling.add(telling);
   }
 
-  async #data(type: BlockFrame, writer: ImageWriter, digests: DigestFile, length: number, stream: number): Promise<void> {
+  async #data(type: BlockFrame, writer: ImageWriter, digests: DigestFile, holdings: Holdings, length: number, stream: number): Promise<void> {
     const { index, digest, map } = parseBlockPrefix(await this.#reader.payload(prefixBytes(type)));
     this.#accounting.data(type, index, length, map);
     const slot = await this.#options.pool.acquire();
@@ -223,7 +223,8 @@ class Receiving {
       throw error;
     }
     await digests.add(digest);
-    writer.data(index, digest, slot, { ...(isPacked(type) ? { packed: length } : {}), ...(map === undefined ? {} : { map }) });
+    const old = map === undefined ? undefined : holdings.take(index);
+    writer.data(index, digest, slot, { ...(isPacked(type) ? { packed: length } : {}), ...(map === undefined ? {} : { map }), ...(old === undefined ? {} : { old }) });
   }
 
   async #addZeros(digests: DigestFile, { first, count }: Run): Promise<void> {

@@ -4,6 +4,7 @@ import { open, readFile } from 'node:fs/promises';
 import { Accounting } from '../../src/transfer/accounting.js';
 import { Answers, type Outgoing } from '../../src/transfer/answers.js';
 import { changedParts, digestParts, gather, MAP_BYTES, markedRanges, patchBytes, scatter } from '../../src/transfer/delta.js';
+import { BlockPool } from '../../src/transfer/block-pool.js';
 import { ASK_MAX, blockPrefix, TYPE } from '../../src/transfer/frames.js';
 import { geometry, SECTOR_BYTES } from '../../src/transfer/geometry.js';
 import { makeTicket } from '../../src/transfer/ticket.js';
@@ -146,6 +147,29 @@ describe('sending what has changed within blocks', function () {
         assert.ok(sent.bytesSent < parts + 2000, String(sent.bytesSent));
       });
     }
+  }
+
+  for (const [where, slots] of [['in memory', 20], ['on the disk', 4]] as const) {
+    it(`puts a block together from what it finds ${where}`, async () => {
+      const letters = 'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMN';
+      const image = await ground.disk('image', letters);
+      const source = await ground.disk('source', letters);
+      await change(source, Array.from({ length: 40 }, (_, index) => index * MIB + 4096 * 3));
+      await using pool = new BlockPool({ slots });
+      const run = pool.run.bind(pool);
+      const kept: boolean[] = [];
+      pool.run = (job) => {
+        if (job.kind === 'write') kept.push(job.old !== undefined);
+        return run(job);
+      };
+      const { received } = await ground.move({ path: source, bytes: 40 * MIB }, { path: image, start: 'read', pool });
+      await same(source, image);
+      assert.equal(received.bytesWritten, 40 * 4096);
+      assert.equal(kept.length, 40);
+      assert.ok(kept.filter((each) => each === (where === 'in memory')).length >= 30, JSON.stringify(kept));
+      await pool.settled(1_000);
+      for (let slot = 0; slot < slots; slot++) assert.ok(pool.tryAcquire() !== undefined, 'a slot was not given back');
+    });
   }
 
   it('does so with smaller blocks than the pool has', async () => {
