@@ -2,6 +2,7 @@ import { createInterface } from 'node:readline';
 import { DrError } from '../model/errors.js';
 import type { Debts } from '../model/obligation.js';
 import { ourselves, start } from '../system/run.js';
+import { bulkOptions } from '../system/ssh.js';
 import type { SendOrder, Sent } from '../transfer/send.js';
 import type { SenderLine } from '../transfer/sender.js';
 import { isAlive, makeTicket, processMark, receiverOf, removeTicket, resultOf, revoke, sweepTickets, ticketDirectory } from '../transfer/ticket.js';
@@ -22,6 +23,13 @@ const GONE_MS = 2_000;
 export function dataHands(session: DataSession, program: readonly string[] = ourselves()): Handlers<'transfer.offer' | 'transfer.send' | 'transfer.accept' | 'transfer.abort'> {
   const tickets = new Set<string>();
   let swept: Promise<void> | undefined;
+  /** Asked for once for each destination: there are as many transfers as disks. */
+  const sshOptions = new Map<string, Promise<readonly string[]>>();
+  const optionsTo = (host: string): Promise<readonly string[]> => {
+    const known = sshOptions.get(host) ?? bulkOptions(host);
+    sshOptions.set(host, known);
+    return known;
+  };
   const endAll = async (): Promise<void> => {
     for (const ticket of tickets) await abort(ticket);
   };
@@ -36,7 +44,7 @@ export function dataHands(session: DataSession, program: readonly string[] = our
       tickets.add(made.ticket);
       return made;
     },
-    'transfer.send': (params, context) => sendInChild(session.ledger, program, params, context),
+    'transfer.send': async (params, context) => sendInChild(session.ledger, program, { ...params, to: { ...params.to, sshOptions: await optionsTo(params.to.host) } }, context),
     'transfer.accept': (params) => resultOf(params.ticket),
     'transfer.abort': async ({ ticket }) => {
       await abort(ticket);

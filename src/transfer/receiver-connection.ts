@@ -19,6 +19,8 @@ export interface ReceiverConnection {
 export interface Destination {
   readonly host: string;
   readonly agentCommand: readonly string[];
+  /** Options of ssh for disks, where they are known: see `bulkOptions`. */
+  readonly sshOptions?: readonly string[];
 }
 
 const STDERR_KEPT = 4096;
@@ -35,7 +37,7 @@ export type Child = ReturnType<typeof startThere>;
 
 /** Starts our agent there in a mode; `options` are ssh's, besides those for disks. Its standard input is a pipe, to be written to and closed by the caller. */
 export async function startOverPipe(to: Destination, mode: '--receive' | '--join', options: readonly string[] = []): Promise<{ readonly child: Child; readonly writeFd: number }> {
-  const [forDisks, { readFd, writeFd }] = await Promise.all([bulkOptions(to.host), makePipe()]);
+  const [forDisks, { readFd, writeFd }] = await Promise.all([to.sshOptions ?? bulkOptions(to.host), makePipe()]);
   try {
     return { child: startThere(to.host, to.agentCommand, ['agent', mode], [...forDisks, ...options], readFd), writeFd };
   } catch (error) {
