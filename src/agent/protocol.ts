@@ -126,7 +126,7 @@ export interface Requests {
   /** Prepares to receive into an existing file or device of `bytes`. */
   'transfer.offer': [{ path: string; bytes: number; start: Start; readBack: boolean }, { ticket: string; secret: string }];
   /** `streams`: over so many ssh connections from the beginning on; absent, over a further one as long as that helps. */
-  'transfer.send': [{ source: DataSource; to: Route; ticket: string; secret: string; limit?: readonly LimitStep[]; streams?: number }, SendResult];
+  'transfer.send': [{ source: DataSource; to: Route; ticket: string; secret: string; limit?: readonly LimitStep[]; streams?: number; whole?: boolean }, SendResult];
   'transfer.accept': [{ ticket: string }, ReceiveResult];
   'transfer.abort': [{ ticket: string }, Record<string, never>];
 

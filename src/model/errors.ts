@@ -53,6 +53,8 @@ export const ERRORS = {
   // the process that reads it died, which says nothing of the source
   'sender-died': 1,
   'transfer-protocol': 1,
+  // what was sent of a block did not make it what it should be: it has to be sent whole
+  'patch-failed': 1,
   'digest-mismatch': 1,
   'no-space': 1,
   'io': 1,

@@ -1,7 +1,8 @@
 import { fdatasyncSync, readSync, writeSync } from 'node:fs';
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
-import { changedParts, digestParts, gather, markedRanges, patchBytes, scatter } from './delta.js';
+import { gather, markedRanges, patchBytes, scatter } from './delta.js';
 import { digestOf, SECTOR_BYTES } from './geometry.js';
+import { changedParts, digestParts } from './part-digests.js';
 
 /** What worker threads do with blocks: blocking reads and writes into shared memory, and hashing. One job, one block. */
 export type BlockJob = DiskJob | PackJob | PartsJob | DeltaJob;
@@ -114,25 +115,26 @@ function writeWhole(job: WriteJob, pages: WorkerPages): DiskOutcome {
 
 /** All parts were read from the device, those on the map after they were written: so the digest proves the way here and the device. */
 function writeParts(job: WriteJob, map: Uint8Array, pages: WorkerPages): DiskOutcome {
-  const bytes = new Uint8Array(pages.memory, job.slot ?? pages.zeros, job.length);
-  const scratch = new Uint8Array(pages.memory, pages.scratch, roundUp(job.length));
-  if (job.packed !== undefined && !unpack(bytes.subarray(0, patchBytes(map, job.length, job.blockBytes)), job.packed)) return { kind: 'damaged-on-arrival' };
-  const old = job.old === undefined ? read(job.fd, scratch, job.offset, job.length) : new Uint8Array(pages.memory, job.old, job.length);
-  if (old === undefined) return { kind: 'short' };
-  scatter(bytes, map, job.blockBytes, old);
-  if (!job.readBack && !same(digestOf(bytes), job.digest)) return { kind: 'damaged-on-arrival' };
+  const slot = new Uint8Array(pages.memory, job.slot ?? pages.zeros, roundUp(job.length));
+  const parts = slot.subarray(0, patchBytes(map, job.length, job.blockBytes));
+  if (job.packed !== undefined && !unpack(parts, job.packed)) return { kind: 'damaged-on-arrival' };
+  const block = job.old === undefined ? read(job.fd, new Uint8Array(pages.memory, pages.scratch, roundUp(job.length)), job.offset, job.length)
+    : new Uint8Array(pages.memory, job.old, job.length);
+  if (block === undefined) return { kind: 'short' };
+  scatter(parts, map, job.blockBytes, block);
+  if (!job.readBack && !same(digestOf(block), job.digest)) return { kind: 'damaged-on-arrival' };
   let lost = false;
   for (const [start, end] of markedRanges(map, job.length, job.blockBytes, SECTOR_BYTES)) {
-    const range = bytes.subarray(start, end);
+    const range = block.subarray(start, end);
     write(job.fd, job.tailFd, range, job.offset + start);
     if (!job.readBack) continue;
-    const found = read(job.fd, scratch.subarray(0, roundUp(range.length)), job.offset + start, range.length);
+    const found = read(job.fd, slot.subarray(0, roundUp(range.length)), job.offset + start, range.length); // the parts are in their places: their slot is free
     if (found === undefined) return { kind: 'short' };
     lost ||= !same(found, range);
     range.set(found); // memory proves nothing about the device
   }
   if (lost) return { kind: 'not-what-was-written' };
-  return !job.readBack || same(digestOf(bytes), job.digest) ? { kind: 'done', digest: job.digest } : { kind: 'damaged-on-arrival' };
+  return !job.readBack || same(digestOf(block), job.digest) ? { kind: 'done', digest: job.digest } : { kind: 'damaged-on-arrival' };
 }
 
 /** The quickest level: the link is slow, but not that slow. */

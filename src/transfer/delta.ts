@@ -1,5 +1,3 @@
-import { digestOf } from './geometry.js';
-
 /**
  * What has changed within a block. Parts are compared by short digests, which need not be proof against anything: whatever a patch makes of a block
  * is held against the digest of the whole block. A map has a bit for each part, lowest first; of a short block the rest are 0.
@@ -7,13 +5,13 @@ import { digestOf } from './geometry.js';
 
 /** A block that differs is compared part by part: so many to a block, of 4 KiB, which is what file systems write. The last part of a disk may be shorter. */
 export const PARTS = 256;
-/** Bytes of a part's digest. */
-export const PART_DIGEST_BYTES = 16;
+/** Bytes of a part's digest, an XXH64 (`part-digests.ts`). */
+export const PART_DIGEST_BYTES = 8;
 /** Bytes of a map. */
 export const MAP_BYTES = PARTS / 8;
 
 /** Bytes of a part of a block. */
-function partBytes(blockBytes: number): number {
+export function partBytes(blockBytes: number): number {
   return blockBytes / PARTS;
 }
 
@@ -22,26 +20,8 @@ export function partsIn(length: number, blockBytes: number): number {
   return Math.ceil(length / partBytes(blockBytes));
 }
 
-/** The digests of a block's parts, in order. */
-export function digestParts(block: Uint8Array, blockBytes: number): Uint8Array {
-  const size = partBytes(blockBytes);
-  const digests = new Uint8Array(partsIn(block.length, blockBytes) * PART_DIGEST_BYTES);
-  for (let at = 0, to = 0; at < block.length; at += size, to += PART_DIGEST_BYTES) digests.set(digestOf(block.subarray(at, at + size)).subarray(0, PART_DIGEST_BYTES), to);
-  return digests;
-}
-
-/** Which parts of a block are not those that have these digests. */
-export function changedParts(block: Uint8Array, blockBytes: number, held: Uint8Array): Uint8Array {
-  const digests = digestParts(block, blockBytes);
-  const map = new Uint8Array(MAP_BYTES);
-  for (let part = 0; part * PART_DIGEST_BYTES < digests.length; part++) {
-    const [from, until] = [part * PART_DIGEST_BYTES, (part + 1) * PART_DIGEST_BYTES];
-    if (Buffer.compare(digests.subarray(from, until), held.subarray(from, until)) !== 0) mark(map, part);
-  }
-  return map;
-}
-
-function mark(map: Uint8Array, part: number): void {
+/** Marks a part on a map. */
+export function mark(map: Uint8Array, part: number): void {
   map[part >> 3] = (map[part >> 3] ?? 0) | (1 << (part & 7));
 }
 
@@ -73,19 +53,15 @@ export function gather(block: Uint8Array, map: Uint8Array, blockBytes: number): 
   return to;
 }
 
-/** The other way round: the beginning of `block` has the marked parts, `old` all others. */
-export function scatter(block: Uint8Array, map: Uint8Array, blockBytes: number, old: Uint8Array): void {
+/** The other way round: puts the marked parts, which come one behind the other, in their places in a block. */
+export function scatter(parts: Uint8Array, map: Uint8Array, blockBytes: number, block: Uint8Array): void {
   const size = partBytes(blockBytes);
-  let from = patchBytes(map, block.length, blockBytes) ?? 0;
-  // From the last to the first: nothing is overwritten that has not been moved.
-  for (let part = partsIn(block.length, blockBytes) - 1; part >= 0; part--) {
-    const [at, until] = [part * size, Math.min(block.length, (part + 1) * size)];
-    if (isMarked(map, part)) {
-      from -= until - at;
-      block.copyWithin(at, from, from + until - at);
-    } else {
-      block.set(old.subarray(at, until), at);
-    }
+  let from = 0;
+  for (let part = 0; part * size < block.length; part++) {
+    if (!isMarked(map, part)) continue;
+    const length = Math.min(size, block.length - part * size);
+    block.set(parts.subarray(from, from + length), part * size);
+    from += length;
   }
 }
 

@@ -6,11 +6,11 @@ import { Refusal } from './refusals.js';
 
 const SAFE = 'The image being written was not completed; complete copies are untouched.';
 
-/** What a failed block of the destination means. */
-export function destinationFailure(path: string, offset: number, outcome: BlockFailure): DrError {
+/** What a failed block of the destination means; `patched`: of which only parts were sent. */
+export function destinationFailure(path: string, offset: number, outcome: BlockFailure, patched = false): DrError {
   const where = `${path} at offset ${String(offset)}`;
   switch (outcome.kind) {
-    case 'damaged-on-arrival': return new Refusal('block-digest', `block at offset ${String(offset)}`);
+    case 'damaged-on-arrival': return new Refusal(patched ? 'patch-digest' : 'block-digest', `block at offset ${String(offset)}`);
     case 'not-what-was-written':
       return new DrError('digest-mismatch', `${where} gives back something else than was written. ${SAFE}`, 'Do not trust that disk: check its health (smartctl) and the kernel log.');
     case 'short': return new DrError('io', `${where} ended while it was read back. ${SAFE}`, 'Find out what made it smaller.');

@@ -18,7 +18,7 @@ import { Refusal } from './refusals.js';
  * frames, which carry the prefix alone then. A side stream has nothing but such bytes, and ends after the last of them.
  */
 export const MAGIC = Buffer.from('dr-xfer\n', 'latin1');
-export const WIRE_VERSION = 4;
+export const WIRE_VERSION = 5;
 export const PREAMBLE_BYTES = MAGIC.length + 4;
 export const HEADER_BYTES = 8;
 

@@ -150,7 +150,7 @@ export class ImageWriter {
 
   async #perform(job: DiskJob): Promise<void> {
     const outcome = await this.#pool.run(job);
-    if (outcome.kind !== 'done') throw destinationFailure(this.#image.path, job.offset, outcome);
+    if (outcome.kind !== 'done') throw destinationFailure(this.#image.path, job.offset, outcome, job.kind === 'write' && job.map !== undefined);
   }
 
   #flushZeros(): void {

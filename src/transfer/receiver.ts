@@ -14,6 +14,8 @@ import { within } from './within.js';
 const LOCK_SECONDS = 15;
 /** Blocks in memory: on their way to the disk, or kept because their sender has asked about them. */
 const SLOTS = 20;
+/** More than a small host has cores: they mostly wait for the disk, which parts of blocks are written to and read back from one by one. */
+const WORKERS = 4;
 /** How long our last words may take, and then the sender to end what we read, in milliseconds. */
 const LAST_MS = 2_000;
 /** How often it is seen whether the agent that made the offer is still there. */
@@ -26,7 +28,7 @@ const OWNER_MS = 3_000;
 export async function runReceiver(): Promise<number> {
   process.umask(0o077);
   const aborted = new AbortController();
-  const pool = new BlockPool({ slots: SLOTS });
+  const pool = new BlockPool({ slots: SLOTS, workers: WORKERS });
   const inlet = new Inlet(0, pool.memory); // node's stream of standard input is never opened
   const flushed = new Promise<void>((resolve) => { process.stdout.once('close', resolve).once('finish', resolve); });
   let status = 0;

@@ -17,6 +17,7 @@ export const REFUSALS = {
   'not-offered': ['transfer-protocol', 'a block was called the same, or asked about, that was never compared'],
   'block-length': ['transfer-protocol', 'a block does not have the length it must have'],
   'block-digest': ['transfer-protocol', 'a block\'s bytes do not match its digest'],
+  'patch-digest': ['patch-failed', 'the parts that were sent of a block do not make it what it should be'],
   'patch': ['transfer-protocol', 'a patch has parts that its block does not have, or was never asked for'],
   'counts': ['transfer-protocol', 'the final counts are not those of the blocks that arrived'],
   'total': ['transfer-protocol', 'the final digest is not that of the blocks that arrived'],

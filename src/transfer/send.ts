@@ -27,6 +27,8 @@ export interface SendOrder {
   readonly limit?: readonly LimitStep[];
   /** Over so many ssh connections from the beginning on. Absent: over a further one as long as that helps. */
   readonly streams?: number;
+  /** Blocks that differ are sent as they are: what parts of them have changed is not asked. */
+  readonly whole?: boolean;
 }
 
 export interface Sent {
@@ -253,7 +255,7 @@ class Transmission {
   #outgoing(index: number, digest: Buffer, slot: Slot, out: () => void): Outgoing | Promise<Outgoing> {
     const length = lengthOf(this.#source.disk, index);
     const pack = this.#wire.bytesPerSecond < (this.#sending.packBelow ?? PACK_BELOW);
-    const ask = this.#comparison.compares && !this.#comparison.matches(index, this.#zeroDigest(index)) && this.#questions.worthwhile();
+    const ask = this.#order.whole !== true && this.#comparison.compares && !this.#comparison.matches(index, this.#zeroDigest(index)) && this.#questions.worthwhile();
     if (!ask && !pack) return { prefix: blockPrefix('data', index, digest, length), bytes: slot.bytes.subarray(0, length), out };
     return this.#prepare(index, digest, slot, { ask, pack }).then((ready) => ({ ...ready, out }), (error: unknown) => {
       this.#fail(DrError.from(error));

@@ -26,6 +26,7 @@ export class StreamSource implements WireSource {
   constructor(stream: Readable) {
     this.#stream = stream;
     stream.on('data', (chunk: Buffer) => {
+      if (chunk.length === 0) return; // that would be the end
       this.#chunks.push(chunk);
       this.#queued += chunk.length;
       this.heard += 1;

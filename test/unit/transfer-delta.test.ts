@@ -3,10 +3,11 @@ import fc from 'fast-check';
 import { open, readFile } from 'node:fs/promises';
 import { Accounting } from '../../src/transfer/accounting.js';
 import { Answers, type Outgoing } from '../../src/transfer/answers.js';
-import { changedParts, digestParts, gather, MAP_BYTES, markedRanges, patchBytes, scatter } from '../../src/transfer/delta.js';
+import { gather, MAP_BYTES, markedRanges, patchBytes, scatter } from '../../src/transfer/delta.js';
 import { BlockPool } from '../../src/transfer/block-pool.js';
 import { ASK_MAX, blockPrefix, TYPE } from '../../src/transfer/frames.js';
 import { geometry, SECTOR_BYTES } from '../../src/transfer/geometry.js';
+import { changedParts, digestParts } from '../../src/transfer/part-digests.js';
 import { makeTicket } from '../../src/transfer/ticket.js';
 import type { WireWriter } from '../../src/transfer/wire.js';
 import { MIB, plainDigestOf, TransferGround } from '../support/transfer-ground.js';
@@ -33,8 +34,8 @@ describe('what has changed within a block', () => {
       differing.delete(-1);
       assert.equal(Array.from(map).reduce((sum, byte) => sum + byte.toString(2).replaceAll('0', '').length, 0), differing.size);
       const made = new Uint8Array(block.length).fill(0xaa);
-      made.set(sent.subarray(0, bytes));
-      scatter(made, map, BLOCK, old);
+      made.set(old);
+      scatter(sent.subarray(0, bytes), map, BLOCK, made);
       assert.ok(Buffer.from(made).equals(block));
     }), { numRuns: 300 });
   });
@@ -245,7 +246,7 @@ describe('sending what has changed within blocks', function () {
       return told.kind === 'parts' ? { ...told, digests: wrong } : told;
     };
     try {
-      await assert.rejects(ground.move({ path: source, bytes: 4 * MIB }, { path: image, start: 'read' }), { code: 'transfer-protocol', message: /block-digest/ });
+      await assert.rejects(ground.move({ path: source, bytes: 4 * MIB }, { path: image, start: 'read' }), { code: 'patch-failed', message: /patch-digest/ });
     } finally {
       ground.pool.parts = parts;
     }

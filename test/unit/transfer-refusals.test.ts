@@ -6,6 +6,7 @@ import { Readable, type Transform } from 'node:stream';
 import { DrError } from '../../src/model/errors.js';
 import { BlockPool } from '../../src/transfer/block-pool.js';
 import { DATA_PREFIX_BYTES, HEADER_BYTES, digestsFrame, jsonFrame, preamble, PREAMBLE_BYTES, TYPE } from '../../src/transfer/frames.js';
+import { PART_DIGEST_BYTES } from '../../src/transfer/delta.js';
 import { digestOf } from '../../src/transfer/geometry.js';
 import { identify } from '../../src/transfer/image-file.js';
 import { receive } from '../../src/transfer/receive.js';
@@ -189,7 +190,7 @@ describe('a stream that is not what it should be', function () {
     const zero = Buffer.alloc(32);
     const cases: readonly (readonly [RefusalName, string, (greeted: Buffer) => Buffer])[] = [
       ['lookahead', 'digests that leave out a block', (ready) => Buffer.concat([ready, digestsFrame('have', 1, zero)])],
-      ['out-of-place', 'parts that were not asked for', (ready) => Buffer.concat([ready, digestsFrame('parts', 0, Buffer.alloc(256 * 16))])],
+      ['out-of-place', 'parts that were not asked for', (ready) => Buffer.concat([ready, digestsFrame('parts', 0, Buffer.alloc(256 * PART_DIGEST_BYTES))])],
       ['lookahead', 'digests of blocks that the disk does not have', (ready) => Buffer.concat([ready, digestsFrame('have', 0, Buffer.alloc(14 * 32))])],
       ['out-of-place', 'a result before the end', (ready) => Buffer.concat([ready, jsonFrame('result', { digest: 'x', bytesWritten: 0, proof: 'device', provenSince: '' })])],
       ['out-of-place', 'readiness twice', (ready) => Buffer.concat([ready, jsonFrame('ready', { compare: true })])],
