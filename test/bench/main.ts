@@ -65,7 +65,7 @@ async function* between(runs: number, mebibytes: number, wanted: ReadonlySet<str
   const sshOptions = await bulkOptions('dr01');
   try {
     await Promise.all([dr, told, wide].map((each) => each.begin()));
-    const { here, notes } = await present([new DdSshDd(ground, sshOptions), new Rsync(ground), ...overNbd(ground), ...repositories(ground), new Virtnbdbackup(ground)]);
+    const { here, notes } = await present([new DdSshDd(ground, sshOptions), new DdSshDd(ground, sshOptions, true), new Rsync(ground), ...overNbd(ground), ...repositories(ground), new Virtnbdbackup(ground)]);
     for (const note of notes) say(note);
     yield* copyRows({ ground, dr, told, wide, limits: limits(ground, sshOptions), peers: here, runs, mebibytes, say }, new Set(COPY_ROWS.filter((name) => wanted.has(name))));
     if (wanted.has('sparse')) yield await sparseRow(ground, dr, runs, say);

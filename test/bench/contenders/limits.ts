@@ -3,7 +3,7 @@ import { CHECKOUT } from '../../lab/layout.js';
 import { MIB, STORE, type Disk, type Ground } from '../ground.js';
 import type { Contender } from './contender.js';
 
-/** The parts of the work, each alone: what nobody can beat who does all of it. */
+/** The parts of the work, each alone, and those that have to share a machine at once: what nobody can beat who does all of it. */
 export function limits(ground: Ground, sshOptions: readonly string[]): readonly Contender[] {
   const nothing = (): Promise<void> => Promise.resolve();
   const part = (name: string, run: (disk: Disk) => Promise<number | undefined>): Contender => ({ name, kind: 'limit', forget: nothing, run });
@@ -11,16 +11,23 @@ export function limits(ground: Ground, sshOptions: readonly string[]): readonly 
     Number(await ground.processes.run(ground.node, process.execPath, [`${CHECKOUT}/build/test/bench/read-and-hash.js`, file, String(bytes)]));
   const ssh = remoteCommand('dr01', ['dd'], ['of=/dev/null', 'bs=1M', 'status=none'], sshOptions);
   const written = `${STORE}/written.raw`;
+  const begin = {
+    read: ({ path }: Disk) => ground.processes.run(ground.node, 'dd', [`if=${path}`, 'of=/dev/null', 'bs=1M', 'iflag=direct', 'status=none']),
+    send: ({ bytes }: Disk) => ground.processes.run(ground.node, 'sh',
+      ['-c', 'dd if=/dev/zero bs=1M count="$1" status=none | { shift; "$@"; }', 'sh', String(bytes / MIB), ssh.program, ...ssh.args]),
+    write: ({ bytes }: Disk) => ground.processes.run(ground.target, 'dd',
+      ['if=/dev/zero', `of=${written}`, 'bs=1M', `count=${String(bytes / MIB)}`, 'oflag=direct', 'conv=fsync', 'status=none']),
+    look: ({ path, bytes }: Disk) => readAndHash(path, bytes),
+  };
+  const forget = async (): Promise<void> => { await ground.target.run('rm', ['-f', '--', written]); };
   return [
-    part('reading alone', async ({ path }) => void await ground.processes.run(ground.node, 'dd', [`if=${path}`, 'of=/dev/null', 'bs=1M', 'iflag=direct', 'status=none'])),
+    part('reading alone', async (disk) => void await begin.read(disk)),
     part('hashing alone', ({ bytes }) => readAndHash('-', bytes)),
-    part('reading and hashing', ({ path, bytes }) => readAndHash(path, bytes)),
-    part('ssh alone', async ({ bytes }) => void await ground.processes.run(ground.node, 'sh',
-      ['-c', 'dd if=/dev/zero bs=1M count="$1" status=none | { shift; "$@"; }', 'sh', String(bytes / MIB), ssh.program, ...ssh.args])),
-    {
-      ...part('writing alone', async ({ bytes }) => void await ground.processes.run(ground.target, 'dd',
-        ['if=/dev/zero', `of=${written}`, 'bs=1M', `count=${String(bytes / MIB)}`, 'oflag=direct', 'conv=fsync', 'status=none'])),
-      forget: async () => { await ground.target.run('rm', ['-f', '--', written]); },
-    },
+    part('reading and hashing', begin.look),
+    part('that twice, at once', async (disk) => Math.max(...await Promise.all([begin.look(disk), begin.look(disk)]))), // the disk, and what is there of it
+    part('ssh alone', async (disk) => void await begin.send(disk)),
+    { ...part('writing alone', async (disk) => void await begin.write(disk)), forget },
+    // Read and hashed here, sent, written there, read back and hashed.
+    { ...part('all parts at once', async (disk) => void await Promise.all([begin.look(disk), begin.send(disk), begin.write(disk), begin.look(disk)])), forget },
   ];
 }
