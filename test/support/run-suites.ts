@@ -9,7 +9,7 @@ import { everything, remains } from './remains.js';
 import type { TestEvent } from './suite-reporter.js';
 
 /**
- * Runs all suites, each file of tests in a mocha process of its own, two at a time (tests with hosts and guests wait more than they work, and virtual machines work), and prints what came out. The last line is `N passed, N failed, N skipped`;
+ * Runs all suites, each file of tests in a mocha process of its own, three at a time (tests with hosts and guests wait more than they work, and virtual machines work), and prints what came out. The last line is `N passed, N failed, N skipped`;
  * the exit status is 1 if anything failed. A process that hangs is killed, and that is a failure.
  */
 
@@ -194,7 +194,7 @@ async function main(): Promise<number> {
         if (result.death !== undefined) line(`  ${titleOf(part)} ${result.death}`);
       }
     };
-    await Promise.all([worker('front'), worker('back')]);
+    await Promise.all([worker('front'), worker('back'), worker('back')]);
 
     line('\nsuite            passed  failed  skipped   seconds');
     for (const { name } of chosen) {

@@ -6,6 +6,10 @@ mount -t sysfs sysfs /sys
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs -o mode=1777 shm /dev/shm
+# The checkout may lie where the machine's own files are covered: in /tmp, or in root's home.
+CHECKOUT=$(cd "$(dirname "$0")/../../.." && pwd)
+mkdir -p /.checkout
+mount --bind "$CHECKOUT" /.checkout
 mount -t tmpfs -o mode=755 run /run
 mount -t tmpfs -o mode=1777 tmp /tmp
 ln -sf /proc/self/fd /dev/fd
@@ -30,6 +34,7 @@ mkdir -p /srv/dr /shared /etc/dr /etc/libvirt /var/lib/libvirt /var/lib/dr-engin
 for pair in etc-libvirt:/etc/libvirt etc-dr:/etc/dr var-lib-libvirt:/var/lib/libvirt dr-engine:/var/lib/dr-engine log:/var/log tmp:/var/tmp home:/root shared:/shared; do
   mount --bind "/run/state/${pair%%:*}" "${pair#*:}"
 done
+[ -e "$CHECKOUT/package.json" ] || { mkdir -p "$CHECKOUT" && mount --bind /.checkout "$CHECKOUT"; }
 chmod 700 /root /root/.ssh
 chmod 600 /etc/ssh/ssh_host_ed25519_key /root/.ssh/id_ed25519
 [ ! -b /dev/vdb ] || mount -o noatime /dev/vdb /srv/dr
