@@ -18,7 +18,7 @@ const VICTIMS: readonly ProcessRole[] = ['head', 'agent', 'data', 'ssh', 'storag
 
 describe('kills at random moments', function () {
   this.timeout(180_000);
-  const moments = SOAK ? 500 : 40;
+  const moments = SOAK ? 500 : 20;
   const seed = Number(process.env['DR_SEED'] ?? '20261120');
   const random = generator(seed);
   let ground: Ground;
