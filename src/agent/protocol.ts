@@ -12,7 +12,7 @@ import type { Start } from '../transfer/ticket.js';
 /** The typed requests between head and hands: JSON-RPC 2.0 over the standard streams of `dr agent`. */
 
 /** Head and agent must be of the same version; raised with every change of a request's meaning. */
-export const PROTOCOL = 3;
+export const PROTOCOL = 4;
 
 export const HEARTBEAT_MS = 3_000;
 export const DEAD_AFTER_MS = 10_000;

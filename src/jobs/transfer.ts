@@ -40,7 +40,7 @@ export async function transfer(order: TransferOrder): Promise<Transferred> {
     // Parts are compared by digests that prove nothing. What has arrived is not sent again.
     const { start } = order;
     const moved = await transferOnce({ ...order, start: typeof start === 'object' && 'without' in start ? start : 'read' }, true);
-    return { ...moved, note: [moved.note, `some of what differs was sent a second time, in whole blocks (${error.message})`].filter((note) => note !== undefined).join('; ') };
+    return { ...moved, note: [moved.note, 'what differs was sent once more, in whole blocks: the digests of parts of a block had shown less than what changed (patch-digest)'].filter((note) => note !== undefined).join('; ') };
   }
 }
 

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import type { InletWork } from './inlet-worker.js';
+import { Refusal } from './refusals.js';
 import type { WireSource } from './wire-source.js';
 
 /** Bytes read ahead where it is not known yet what comes: enough for many small frames, and little of a block, which is copied from there. */
@@ -32,7 +33,7 @@ export class Inlet implements WireSource {
     this.#worker = new Worker(new URL('./inlet-worker.js', import.meta.url), { workerData, trackUnmanagedFds: false });
     this.#worker.on('message', (told: number | string) => {
       if (typeof told === 'number') this.#settle()?.resolve(told);
-      else this.#fail(new Error(told));
+      else this.#fail(new Refusal('truncated', told)); // a connection that was reset, or the like
     });
     this.#worker.on('error', (error) => { this.#fail(error); });
     this.#worker.on('exit', () => { this.#fail(new Error('the thread that reads from the link ended')); });

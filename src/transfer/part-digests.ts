@@ -3,7 +3,8 @@ import { mark, MAP_BYTES, partBytes, partsIn } from './delta.js';
 
 /**
  * Digests of the parts of blocks, by which both sides find what has changed within a block: XXH64, which takes a sixth of the time of a SHA-256. They prove nothing, and
- * somebody who wants to can make two parts with the same one: the block is then not what its SHA-256 says, and is sent once more, whole.
+ * a guest that wants to can write a part with the digest of the one before: its block is then not what its SHA-256 says, and what differs of that disk is sent in whole blocks. That
+ * costs time and nothing else, as if the guest had written to all of these blocks.
  */
 
 const { h64Raw } = await xxhash();

@@ -219,7 +219,7 @@ class Receiving {
       if (stream !== 0) await this.#sides.fill(stream, bytes);
       else if (!await this.#reader.fill(bytes)) throw new Refusal('truncated', 'before a block\'s bytes');
     } catch (error) {
-      this.#options.pool.release(slot);
+      this.#options.pool.release(slot); // late bytes may still come into it: nothing that is read from here on counts
       throw error;
     }
     await digests.add(digest);

@@ -1,3 +1,4 @@
+import { writeSync } from 'node:fs';
 import { DrError } from '../model/errors.js';
 import { lock } from '../system/flock.js';
 import { log } from '../system/log.js';
@@ -30,6 +31,11 @@ export async function runReceiver(): Promise<number> {
   const aborted = new AbortController();
   const pool = new BlockPool({ slots: SLOTS, workers: WORKERS });
   const inlet = new Inlet(0, pool.memory); // node's stream of standard input is never opened
+  // A thread that waits for a link that was cut would keep a process that has crashed, and the image's lock with it.
+  process.once('uncaughtExceptionMonitor', (error) => {
+    writeSync(2, `${String(error.stack)}\n`);
+    process.kill(process.pid, 'SIGKILL');
+  });
   const flushed = new Promise<void>((resolve) => { process.stdout.once('close', resolve).once('finish', resolve); });
   let status = 0;
   try {

@@ -48,10 +48,9 @@ export class WireReader {
   async fill(target: Uint8Array): Promise<boolean> {
     for (let filled = 0; filled < target.length;) {
       const rest = target.subarray(filled);
-      const filling = this.#source.fill(rest);
-      const got = filling === undefined ? await this.#copy(rest) : await this.#unlessFailed(filling);
-      if (got === 0 || (filling !== undefined && got < rest.length)) {
-        if (filled + got === 0) return false;
+      const got = await this.#unlessFailed(() => this.#source.fill(rest) ?? this.#copied(rest));
+      if (got === 0) {
+        if (filled === 0) return false;
         throw new Refusal('truncated', 'in the middle of a frame');
       }
       filled += got;
@@ -83,22 +82,23 @@ export class WireReader {
 
   /** Throws `trailing` unless the wire ends here. */
   async end(): Promise<void> {
-    if (await this.#unlessFailed(this.#source.take(1)) !== undefined) throw new Refusal('trailing');
+    if (await this.#unlessFailed(() => this.#source.take(1)) !== undefined) throw new Refusal('trailing');
   }
 
-  async #copy(target: Uint8Array): Promise<number> {
-    const piece = await this.#unlessFailed(this.#source.take(target.length));
+  async #copied(target: Uint8Array): Promise<number> {
+    const piece = await this.#source.take(target.length);
     if (piece === undefined) return 0;
     target.set(piece);
     return piece.length;
   }
 
-  async #unlessFailed<T>(read: Promise<T>): Promise<T> {
+  /** After a failure no read is begun. */
+  async #unlessFailed<T>(read: () => Promise<T>): Promise<T> {
     if (this.#failure !== undefined) throw this.#failure;
     try {
       return await new Promise((resolve, reject) => {
         this.#giveUp = reject;
-        read.then(resolve, reject);
+        read().then(resolve, reject);
       });
     } finally {
       this.#giveUp = undefined;

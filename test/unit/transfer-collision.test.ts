@@ -74,7 +74,7 @@ describe('a change that the digests of parts do not show', function () {
     });
     assert.equal(moved.digest, await plainDigestOf(source));
     assert.ok((await readFile(source)).equals(await readFile(path)));
-    assert.match(moved.note ?? '', /in whole blocks .*patch-digest/);
+    assert.match(moved.note ?? '', /in whole blocks: .*patch-digest/);
     assert.ok(moved.bytesSent >= MIB && moved.bytesSent < 3 * MIB, String(moved.bytesSent));
   });
 });
