@@ -23,12 +23,12 @@ const ROWS = [...COPY_ROWS, 'sparse', 'downtime'] as const;
 async function main(): Promise<number> {
   const { values } = parseArgs({ options: {
     runs: { type: 'string', default: '5' }, size: { type: 'string', default: '1024' }, only: { type: 'string', multiple: true }, json: { type: 'boolean', default: false },
-    out: { type: 'string' },
+    out: { type: 'string' }, peer: { type: 'string', multiple: true },
   } });
   const [runs, mebibytes] = [Number(values.runs), Number(values.size)];
   const strangers = (values.only ?? []).filter((name) => !ROWS.some((row) => row === name));
   if (!(runs >= 1 && mebibytes >= 100) || strangers.length > 0) {
-    process.stderr.write(`bench: ${strangers.length > 0 ? `there is no row ${strangers.join(', ')}` : 'at least one run and 100 MiB are needed'}\nusage: bench [--runs N] [--size MiB] [--only ${ROWS.join('|')}]… [--json] [--out FILE]\n`);
+    process.stderr.write(`bench: ${strangers.length > 0 ? `there is no row ${strangers.join(', ')}` : 'at least one run and 100 MiB are needed'}\nusage: bench [--runs N] [--size MiB] [--only ${ROWS.join('|')}]… [--peer NAME]… [--json] [--out FILE]\n`);
     return 2;
   }
   const impossible = await Lab.impossible();
@@ -42,7 +42,7 @@ async function main(): Promise<number> {
   let status = 0;
   try {
     if (COPY_ROWS.some(wanted) || wanted('sparse')) {
-      for await (const row of between(runs, mebibytes, new Set(ROWS.filter(wanted)), say)) rows.push(row);
+      for await (const row of between(runs, mebibytes, new Set(ROWS.filter(wanted)), values.peer, say)) rows.push(row);
     }
     if (wanted('downtime')) for await (const row of downtimeRows(runs, Math.min(mebibytes, 512), say)) rows.push(row);
   } catch (error) {
@@ -56,16 +56,21 @@ async function main(): Promise<number> {
 }
 
 /** The rows that need nothing but two hosts. */
-async function* between(runs: number, mebibytes: number, wanted: ReadonlySet<string>, say: (text: string) => void): AsyncGenerator<Row> {
+async function* between(runs: number, mebibytes: number, wanted: ReadonlySet<string>, chosen: readonly string[] | undefined, say: (text: string) => void): AsyncGenerator<Row> {
   say('bringing up two hosts');
-  const ground = await Ground.make(mebibytes * (13 + 2 * runs) + 1536, mebibytes * 10); // writes all over the disk let repositories grow by all of it each time
+  const files = chosen === undefined ? 11 : 5 + chosen.length;
+  const grow = chosen === undefined || chosen.includes('restic') || chosen.includes('borg') ? 2 * runs + 2 : 0; // writes all over the disk let repositories grow by all of it each time
+  const ground = await Ground.make(mebibytes * (files + grow) + 1536, mebibytes * (files - 1));
   const dr = new Dr('dr-engine', ground);
   const told = new Dr('dr-engine, told', ground, { told: true });
   const wide = new Dr('dr-engine, 2 streams', ground, { streams: 2 });
   const sshOptions = await bulkOptions('dr01');
   try {
     await Promise.all([dr, told, wide].map((each) => each.begin()));
-    const { here, notes } = await present([new DdSshDd(ground, sshOptions), new DdSshDd(ground, sshOptions, true), new Rsync(ground), ...overNbd(ground), ...repositories(ground), new Virtnbdbackup(ground)]);
+    const all = [new DdSshDd(ground, sshOptions), new DdSshDd(ground, sshOptions, true), new Rsync(ground), ...overNbd(ground), ...repositories(ground), new Virtnbdbackup(ground)];
+    const stranger = chosen?.find((name) => !all.some((peer) => peer.name === name));
+    if (stranger !== undefined) throw new Error(`there is no ${JSON.stringify(stranger)} to measure against; there are ${all.map(({ name }) => JSON.stringify(name)).join(', ')}`);
+    const { here, notes } = await present(all.filter(({ name }) => chosen?.includes(name) !== false));
     for (const note of notes) say(note);
     yield* copyRows({ ground, dr, told, wide, limits: limits(ground, sshOptions), peers: here, runs, mebibytes, say }, new Set(COPY_ROWS.filter((name) => wanted.has(name))));
     if (wanted.has('sparse')) yield await sparseRow(ground, dr, runs, say);
