@@ -7,12 +7,11 @@ import { DrError } from '../model/errors.js';
 import { DIGEST_BYTES, geometry } from '../transfer/geometry.js';
 import { commonDigests, type Recycled } from './common-digests.js';
 import { routeTo, storeOf } from './context.js';
-import type { DiskSource } from './deliver.js';
 import type { ServerRun } from './image-server.js';
 import type { LocatedServer } from './locate.js';
 import { persist } from './persist.js';
 import type { CachePlace, PlannedServer } from './plan-job.js';
-import { transfer } from './transfer.js';
+import { transfer, type DiskSource } from './transfer.js';
 
 /** Files on cache drives for the disks of one server, made before it is captured. */
 export interface CacheRoom {

@@ -3,7 +3,7 @@ import type { Agent } from '../agent/connect.js';
 import type { Capture, Params } from '../agent/protocol.js';
 import type { TargetConfig } from '../model/config.js';
 import { DrError } from '../model/errors.js';
-import type { DataSource, Space } from '../model/host.js';
+import type { Space } from '../model/host.js';
 import { newSetId, type SetId, type SetIntent } from '../model/image-set.js';
 import { imageName } from '../model/names.js';
 import type { ImageReport } from '../model/report.js';
@@ -17,7 +17,7 @@ import type { LocatedServer } from './locate.js';
 import { persist } from './persist.js';
 import { publishable } from './publishable.js';
 import type { Patience } from './retry.js';
-import { transfer } from './transfer.js';
+import { transfer, type DiskSource } from './transfer.js';
 
 /** One server's capture on its way to one target: make room, send, and, once the capture is known to be valid, complete. */
 
@@ -40,14 +40,6 @@ export interface Delivered {
   readonly room: Room;
   readonly images: readonly ImageReport[];
   readonly proofs: Params<'store.prove'>['disks'];
-}
-
-/** Where a disk's bytes are read: on which host, and from which path. */
-export interface DiskSource {
-  readonly agent: Agent;
-  readonly source: DataSource;
-  /** Digest of what was captured, when it is known from an earlier hop. */
-  readonly digest?: string;
 }
 
 /** What one try leaves to the next. */

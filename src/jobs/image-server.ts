@@ -6,11 +6,12 @@ import type { ImageReport, ServerReport } from '../model/report.js';
 import { step } from '../system/steps.js';
 import { cacheCapture, roomInCache, type CacheRoom } from './cache-capture.js';
 import { routeTo, seenFromOthers, storeOf, type Emit, type JobContext } from './context.js';
-import { complete, send, type Delivered, type Delivery, type DiskSource } from './deliver.js';
+import { complete, send, type Delivered, type Delivery } from './deliver.js';
 import type { Hosts } from './hosts.js';
 import type { PlannedServer } from './plan-job.js';
 import { BRIEF, PATIENT, type Patience } from './retry.js';
 import type { Leash } from './running.js';
+import type { DiskSource } from './transfer.js';
 import { watchCold } from './watch-cold.js';
 
 /**

@@ -2,10 +2,18 @@ import type { Agent } from '../agent/connect.js';
 import type { Params, ReceiveResult, Route, SendResult } from '../agent/protocol.js';
 import type { BandwidthSpan } from '../model/config.js';
 import { DrError } from '../model/errors.js';
+import type { DataSource } from '../model/host.js';
 import type { TransferEvent } from '../model/run-event.js';
 import type { Emit } from './context.js';
-import type { DiskSource } from './deliver.js';
 import { limitSteps } from './limit-steps.js';
+
+/** Where a disk's bytes are read: on which host, and from which path. */
+export interface DiskSource {
+  readonly agent: Agent;
+  readonly source: DataSource;
+  /** Digest of what was captured, when it is known from an earlier hop. */
+  readonly digest?: string;
+}
 
 /** One disk from a path on one host to a path on another: the three requests of a transfer in their order. */
 export interface TransferOrder {
