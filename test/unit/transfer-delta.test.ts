@@ -130,6 +130,11 @@ describe('sending what has changed within blocks', function () {
     await handle.close();
   }
 
+  async function allGivenBack(pool: BlockPool, slots: number): Promise<void> {
+    await pool.settled(1_000);
+    for (let slot = 0; slot < slots; slot++) assert.ok(pool.tryAcquire() !== undefined, 'a slot was not given back');
+  }
+
   const same = async (a: string, b: string): Promise<void> => { assert.ok((await readFile(a)).equals(await readFile(b)), 'they differ'); };
 
   for (const readBack of [true, false]) {
@@ -168,8 +173,7 @@ describe('sending what has changed within blocks', function () {
       assert.equal(received.bytesWritten, 40 * 4096);
       assert.equal(kept.length, 40);
       assert.ok(kept.filter((each) => each === (where === 'in memory')).length >= 30, JSON.stringify(kept));
-      await pool.settled(1_000);
-      for (let slot = 0; slot < slots; slot++) assert.ok(pool.tryAcquire() !== undefined, 'a slot was not given back');
+      await allGivenBack(pool, slots);
     });
   }
 
@@ -198,12 +202,19 @@ describe('sending what has changed within blocks', function () {
     const letters = 'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMN';
     const image = await ground.disk('image', letters);
     const source = await ground.disk('source', [...letters].reverse().join(''));
-    let asked = 0;
-    const parts = ground.pool.parts.bind(ground.pool);
-    ground.pool.parts = (job) => { asked += 1; return parts(job); };
-    await ground.move({ path: source, bytes: 40 * MIB }, { path: image, start: 'read' }).finally(() => { ground.pool.parts = parts; });
+    let [asked, kept] = [0, 0];
+    await using pool = new BlockPool({ slots: 20 });
+    const parts = pool.parts.bind(pool);
+    pool.parts = (job) => {
+      asked += 1;
+      if (job.slot !== undefined) kept += 1;
+      return parts(job);
+    };
+    await ground.move({ path: source, bytes: 40 * MIB }, { path: image, start: 'read', pool });
     await same(source, image);
     assert.ok(asked >= 6 && asked < 30, String(asked));
+    assert.ok(kept > 0);
+    await allGivenBack(pool, 20); // what was kept for a patch is of no use for a whole block
   });
 
   it('writes nothing of a block that is what it should be, though its digest was lost', async () => {
