@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import { closeSync, constants, openSync, unlinkSync } from 'node:fs';
+import { closeSync, constants, openSync, rmSync } from 'node:fs';
 import { makeDirectory } from './durable.js';
 import { runLean } from './run.js';
 import { stateDirectory } from './state.js';
@@ -11,6 +11,15 @@ import { stateDirectory } from './state.js';
 export async function makePipe(): Promise<{ readonly readFd: number; readonly writeFd: number }> {
   await makeDirectory(stateDirectory('pipes'));
   const path = stateDirectory('pipes', `${String(process.pid)}-${randomBytes(6).toString('hex')}`);
+  try {
+    return await makeNamedPipe(path);
+  } finally {
+    rmSync(path, { force: true });
+  }
+}
+
+/** The same, of which another process can open an end by its name. Fails if there is something by that name. */
+export async function makeNamedPipe(path: string): Promise<{ readonly readFd: number; readonly writeFd: number }> {
   await runLean('mkfifo', ['--mode=600', '--', path]);
   const opened: number[] = [];
   try {
@@ -27,7 +36,5 @@ export async function makePipe(): Promise<{ readonly readFd: number; readonly wr
   } catch (error) {
     for (const fd of opened) closeSync(fd);
     throw error;
-  } finally {
-    unlinkSync(path);
   }
 }

@@ -7,6 +7,9 @@ import type { WireSource } from './wire-source.js';
 /** Bytes read ahead where it is not known yet what comes: enough for many small frames, and little of a block, which is copied from there. */
 const AHEAD_BYTES = 16 * 1024;
 
+/** Those with a read under way. */
+const reading = new Set<Inlet>();
+
 interface Waiting {
   readonly resolve: (bytes: number) => void;
   readonly reject: (error: Error) => void;
@@ -44,9 +47,9 @@ export class Inlet implements WireSource {
     return Atomics.load(this.#heard, 0);
   }
 
-  /** Whether within this time no read is under way any more. The process can't end in the ordinary way before. */
-  async settled(milliseconds: number): Promise<boolean> {
-    for (const deadline = Date.now() + milliseconds; this.#waiting !== undefined;) {
+  /** Whether within this time none of them reads any more. The process can't end in the ordinary way before. */
+  static async settled(milliseconds: number, inlets: ReadonlySet<Inlet> = reading): Promise<boolean> {
+    for (const deadline = Date.now() + milliseconds; [...inlets].some((inlet) => reading.has(inlet));) {
       if (Date.now() >= deadline) return false;
       await sleep(5);
     }
@@ -76,6 +79,7 @@ export class Inlet implements WireSource {
     if (this.#failure !== undefined) return Promise.reject(this.#failure);
     return new Promise((resolve, reject) => {
       this.#waiting = { resolve, reject };
+      reading.add(this);
       this.#worker.ref();
       this.#worker.postMessage(where);
     });
@@ -84,6 +88,7 @@ export class Inlet implements WireSource {
   #settle(): Waiting | undefined {
     const waiting = this.#waiting;
     this.#waiting = undefined;
+    reading.delete(this);
     this.#worker.unref();
     return waiting;
   }

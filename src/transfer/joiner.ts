@@ -1,11 +1,12 @@
 import { once } from 'node:events';
-import { readSync, writeSync } from 'node:fs';
-import { connect } from 'node:net';
+import { closeSync, readSync, writeSync } from 'node:fs';
+import { connect, type Socket } from 'node:net';
 import { DrError } from '../model/errors.js';
 import { hasCode } from '../system/durable.js';
+import { makeNamedPipe } from '../system/pipe.js';
 import { start } from '../system/run.js';
 import { Refusal } from './refusals.js';
-import { sideStreamsSocket } from './side-streams.js';
+import { sideStreamPipe, sideStreamsSocket } from './side-streams.js';
 import { redeem } from './ticket.js';
 
 /** What a joiner is told first, as one line of JSON. */
@@ -24,7 +25,7 @@ const LINE_MAX = 1024;
 const NOTHING_YET_MS = 20;
 
 /**
- * The body of `dr agent --join`: the far end of a side stream. What comes on standard input after the first line goes to the receiver of the ticket, by cat(1) and not
+ * The body of `dr agent --join`: the far end of a side stream. What comes on standard input after the first line goes to the receiver of the ticket, by cat(1) and a pipe and not
  * by us. Resolves to the exit status.
  */
 export async function runJoiner(): Promise<number> {
@@ -33,8 +34,11 @@ export async function runJoiner(): Promise<number> {
   if (redeemed === undefined || !Number.isInteger(stream) || stream < 1 || stream > 255) throw new Refusal('ticket');
   const socket = connect(sideStreamsSocket(redeemed.directory));
   await once(socket, 'connect');
-  await new Promise<void>((resolve, reject) => { socket.write(Uint8Array.of(stream), (error) => { if (error) reject(error); else resolve(); }); });
-  const cat = start('cat', [], { stdio: ['inherit', socket, 'inherit'] });
+  const { readFd, writeFd } = await makeNamedPipe(sideStreamPipe(redeemed.directory, stream));
+  await join(socket, stream);
+  closeSync(readFd); // the receiver's is the only one from here on: so its end is the end of cat
+  const cat = start('cat', [], { stdio: ['inherit', writeFd, 'inherit'] });
+  closeSync(writeFd);
   const ended = once(cat, 'exit');
   await once(cat, 'spawn');
   // Behind a cut link nobody ends our input; the receiver, who says nothing else on this socket, goes away.
@@ -43,6 +47,13 @@ export async function runJoiner(): Promise<number> {
   const [code] = await ended as [number | null];
   socket.destroy();
   return code ?? 1;
+}
+
+/** Says which stream this is, and waits until the receiver has opened its pipe. */
+async function join(socket: Socket, stream: number): Promise<void> {
+  const answered = new Promise<boolean>((resolve) => { socket.once('data', () => { resolve(true); }).once('close', () => { resolve(false); }); });
+  socket.write(Uint8Array.of(stream));
+  if (!await answered) throw new Refusal('stream', String(stream));
 }
 
 /** Read byte by byte and never through a stream, so that what follows is left where it is. */

@@ -62,7 +62,7 @@ export async function receive(input: WireSource, output: Writable, options: Rece
     const hello = await greeting(reader, options.blockBytes);
     await using admission = await options.admit(hello);
     path = admission.offer.path;
-    await using sides = await SideStreams.listen(admission.directory, hello.sideStreams, options.silenceMs);
+    await using sides = await SideStreams.listen(admission.directory, hello.sideStreams, options.pool.memory, options.silenceMs);
     streams = sides;
     const result = await new Receiving(reader, sides, wire, hello, admission, options).run();
     await keepResult(admission.directory, result);

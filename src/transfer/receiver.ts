@@ -46,7 +46,7 @@ export async function runReceiver(): Promise<number> {
   }
   await within(LAST_MS, flushed, undefined);
   // Leaving in the ordinary way waits for all threads, and behind a cut link nobody ends what one of them reads.
-  if (!await inlet.settled(LAST_MS)) process.kill(process.pid, 'SIGKILL');
+  if (!await Inlet.settled(LAST_MS)) process.kill(process.pid, 'SIGKILL');
   await pool[Symbol.asyncDispose]();
   return status;
 }

@@ -92,9 +92,9 @@ describe('the way in from a link', function () {
     }
     assert.equal(await filling, true, 'it came in time, piece by piece');
     await assert.rejects(reader.fill(Buffer.from(memory, 0, 100_000)), (error) => error instanceof Refusal && error.refusal === 'silence');
-    assert.equal(await inlet.settled(50), false, 'the thread still waits');
+    assert.equal(await Inlet.settled(50, new Set([inlet])), false, 'the thread still waits');
     end();
-    assert.equal(await inlet.settled(5_000), true);
+    assert.equal(await Inlet.settled(5_000, new Set([inlet])), true);
     reader.close();
   });
 

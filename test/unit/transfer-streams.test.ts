@@ -1,16 +1,21 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { readdir, readFile } from 'node:fs/promises';
+import { closeSync, writeSync } from 'node:fs';
+import { readdir, readFile, rm } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
+import { makeNamedPipe } from '../../src/system/pipe.js';
 import { start } from '../../src/system/run.js';
+import { sharedPages } from '../../src/system/shared-memory.js';
 import { BlockPool } from '../../src/transfer/block-pool.js';
 import { connectReceiver } from '../../src/transfer/receiver-connection.js';
 import { send } from '../../src/transfer/send.js';
 import { mostSideStreams, Widening } from '../../src/transfer/side-links.js';
-import { SideStreams, sideStreamsSocket } from '../../src/transfer/side-streams.js';
+import { SideStreams, sideStreamPipe, sideStreamsSocket } from '../../src/transfer/side-streams.js';
 import { makeTicket, resultOf, ticketDirectory } from '../../src/transfer/ticket.js';
 import { temporaryDirectory, type TestPlace } from '../support/file-systems.js';
 import { MIB, plainDigestOf, TransferGround } from '../support/transfer-ground.js';
+
+const memory = sharedPages(MIB);
 
 const LOCAL = { host: 'local', agentCommand: [] };
 
@@ -89,7 +94,7 @@ describe('a transfer over several streams', function () {
 
   it('lets its joiners go when the receiver is gone, though nobody ends their input', async () => {
     const made = await makeTicket({ path: await ground.disk('image', 'a'), bytes: MIB, start: 'stale', readBack: true });
-    const streams = await SideStreams.listen(ticketDirectory(made.ticket), 1);
+    const streams = await SideStreams.listen(ticketDirectory(made.ticket), 1, memory);
     const child = start(process.execPath, [new URL('../../src/main.js', import.meta.url).pathname, 'agent', '--join'], { stdio: ['pipe', 'pipe', 'ignore'] });
     const ended = once(child, 'exit');
     child.stdin?.write(`${JSON.stringify({ ...made, stream: 1 })}\nsome`);
@@ -117,17 +122,29 @@ describe('side streams', function () {
   let streams: SideStreams;
   beforeEach(async () => {
     place = await temporaryDirectory('streams');
-    streams = await SideStreams.listen(place.path, 2);
+    streams = await SideStreams.listen(place.path, 2, memory);
   });
   afterEach(async () => {
     await streams[Symbol.asyncDispose]();
     await place.remove();
   });
 
-  async function joined(number: number, bytes = ''): Promise<Socket> {
+  interface Joined {
+    readonly socket: Socket;
+    /** Ends the pipe, as the end of the link does. */
+    readonly end: () => void;
+  }
+
+  async function joined(number: number, bytes = ''): Promise<Joined> {
+    const path = sideStreamPipe(place.path, number);
+    await rm(path, { force: true });
+    const { readFd, writeFd } = await makeNamedPipe(path);
     const socket = connect(sideStreamsSocket(place.path)).on('error', () => undefined);
-    socket.write(Buffer.concat([Uint8Array.of(number), Buffer.from(bytes)]));
-    return socket;
+    socket.write(Uint8Array.of(number));
+    await Promise.race([once(socket, 'data'), once(socket, 'close')]);
+    writeSync(writeFd, bytes);
+    closeSync(readFd);
+    return { socket, end: () => { closeSync(writeFd); } };
   }
 
   const next = async (number: number, bytes: number): Promise<string> => {
@@ -138,17 +155,17 @@ describe('side streams', function () {
 
   it('are told apart by their numbers, in whatever order they come', async () => {
     const wanted = next(1, 3);
-    const sockets = [await joined(2, 'two'), await joined(1, 'one')];
+    const both = [await joined(2, 'two'), await joined(1, 'one')];
     assert.equal(await wanted, 'one');
     assert.equal(await next(2, 3), 'two');
-    for (const socket of sockets) socket.end();
+    for (const { end } of both) end();
     await streams.end();
   });
 
   it('are refused when there is something behind the last block', async () => {
-    const socket = await joined(1, 'one');
+    const { end } = await joined(1, 'one');
     await next(1, 2);
-    socket.end();
+    end();
     await assert.rejects(streams.end(), { refusal: 'trailing' });
   });
 
@@ -159,8 +176,8 @@ describe('side streams', function () {
   it('are a lost link when nobody joins them, or when they end early', async () => {
     await assert.rejects(next(1, 1), { code: 'connection-lost' });
     for (const [number, bytes] of [[1, 'in the middle'], [2, '']] as const) {
-      const socket = await joined(number, bytes);
-      socket.end();
+      const { end } = await joined(number, bytes);
+      end();
       await assert.rejects(next(number, 20), { code: 'connection-lost' });
     }
   });
@@ -169,12 +186,12 @@ describe('side streams', function () {
     const first = await joined(1, 'first');
     assert.equal(await next(1, 2), 'fi');
     for (const number of [1, 0, 3]) {
-      const socket = await joined(number, 'other');
-      socket.resume();
-      await once(socket, 'close');
+      const { socket, end } = await joined(number, 'other');
+      if (!socket.destroyed) await once(socket, 'close');
+      end();
     }
     assert.equal(await next(1, 3), 'rst');
-    first.destroy();
+    first.end();
   });
 
   it('fail with the transfer', async () => {
