@@ -2,7 +2,7 @@
 # Installs the programs that the bench measures against: Debian packages, nothing else. One that can't be had is left out of the table.
 set -eu
 missing=
-for package in rsync qemu-utils libnbd-bin restic borgbackup virtnbdbackup; do
+for package in openssl rsync qemu-utils libnbd-bin restic borgbackup virtnbdbackup; do
   [ "$(dpkg-query --show --showformat '${db:Status-Status}' "$package" 2> /dev/null)" = installed ] || missing="$missing $package"
 done
 [ -n "$missing" ] || exit 0
