@@ -125,7 +125,7 @@ export interface Requests {
   // data: destination, source, destination
   /** Prepares to receive into an existing file or device of `bytes`. */
   'transfer.offer': [{ path: string; bytes: number; start: Start; readBack: boolean }, { ticket: string; secret: string }];
-  /** `streams`: over so many ssh connections from the beginning on; absent, over a further one as long as that helps. */
+  /** `streams`: over so many ssh connections from the beginning on; absent, over a further one as long as that helps. `whole`: blocks that differ are sent as they are. */
   'transfer.send': [{ source: DataSource; to: Route; ticket: string; secret: string; limit?: readonly LimitStep[]; streams?: number; whole?: boolean }, SendResult];
   'transfer.accept': [{ ticket: string }, ReceiveResult];
   'transfer.abort': [{ ticket: string }, Record<string, never>];

@@ -45,7 +45,7 @@ export async function transfer(order: TransferOrder): Promise<Transferred> {
     return await transferOnce(order, false);
   } catch (error) {
     if (!(error instanceof DrError && error.code === 'patch-failed')) throw error;
-    // Parts are compared by digests that prove nothing. What has arrived is not sent again.
+    // Parts are compared by digests that prove nothing. The image is read now, so what has arrived is not sent again; on a cache drive what was left out stays so.
     const { start } = order;
     const moved = await transferOnce({ ...order, start: typeof start === 'object' && 'without' in start ? start : 'read' }, true);
     return { ...moved, note: [moved.note, 'what differs was sent once more, in whole blocks: the digests of parts of a block had shown less than what changed (patch-digest)'].filter((note) => note !== undefined).join('; ') };

@@ -2,7 +2,7 @@ import xxhash from 'xxhash-wasm';
 import { mark, MAP_BYTES, partBytes, partsIn } from './delta.js';
 
 /**
- * Digests of the parts of blocks, by which both sides find what has changed within a block: XXH64, which takes a sixth of the time of a SHA-256. They prove nothing, and
+ * Digests of the parts of blocks, by which both sides find what has changed within a block: XXH64, which takes a fifth of the time of a SHA-256. They prove nothing, and
  * a guest that wants to can write a part with the digest of the one before: its block is then not what its SHA-256 says, and what differs of that disk is sent in whole blocks. That
  * costs time and nothing else, as if the guest had written to all of these blocks.
  */

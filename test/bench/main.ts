@@ -58,7 +58,7 @@ async function main(): Promise<number> {
 /** The rows that need nothing but two hosts. */
 async function* between(runs: number, mebibytes: number, wanted: ReadonlySet<string>, chosen: readonly string[] | undefined, say: (text: string) => void): AsyncGenerator<Row> {
   say('bringing up two hosts');
-  const files = chosen === undefined ? 11 : 5 + chosen.length;
+  const files = chosen === undefined ? 11 : 5 + chosen.length; // as large as the disk: each peer's copy but for repositories, our three, what is written alone, and one to spare
   const grow = chosen === undefined || chosen.includes('restic') || chosen.includes('borg') ? 2 * runs + 2 : 0; // writes all over the disk let repositories grow by all of it each time
   const ground = await Ground.make(mebibytes * (files + grow) + 1536, mebibytes * (files - 1));
   const dr = new Dr('dr-engine', ground);
